@@ -1,0 +1,1 @@
+"""jaxdeblur: the JAX toolkit for video deblurring."""

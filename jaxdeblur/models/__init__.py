@@ -1,0 +1,69 @@
+"""The networks, each under the name `create_model` and configurations use.
+
+A deblurring model restores clips (B, T, H, W, 3) in [0, 1] when called, and frame by frame through
+
+    past_frames, future_frames, size_multiple        what a step looks at, and what height and width must be multiples of
+    init_carry(batch, height, width) -> carry        needs no parameters
+    step(carry, window) -> carry, outputs            window (B, past + 1 + future, H, W, 3); outputs.restored (B, H, W, 3)
+
+A flow network maps two images (B, H, W, 3) in [0, 1] to the flow from the first to the second on the first's grid, in pixels.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
+from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
+
+
+def _multi_task_units(**defaults: Any) -> Callable[..., nn.Module]:
+    return lambda **options: MultiTaskUnits(_configure(MultiTaskUnitConfig, defaults, options))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mtu1": _multi_task_units(units=1),
+    "mtu2": _multi_task_units(units=2),
+    "mtu4": _multi_task_units(units=4),
+    "mtu10": _multi_task_units(units=10),
+    # The paper names only the channels; the published parameter count fits six residual blocks.
+    "mtu10l": _multi_task_units(units=10, channels=48, residual_blocks=6),
+    "liteflownet": lambda **options: LiteFlowNet(**_checked("liteflownet", options, ())),
+}
+"""Name -> function of the options that makes the module."""
+
+
+def create_model(name: str, **options: Any) -> nn.Module:
+    """Builds a network by name.
+
+    Args:
+        name: one of MODELS.
+        options: fields of the model's configuration that differ from the named variant, such as `compute_dtype="bfloat16"`.
+    Raises:
+        ValueError: unknown name or option (the message lists those there are), or a value the model refuses.
+    """
+    return MODELS[check_model_name(name)](**options)
+
+
+def check_model_name(name: str) -> str:
+    """Returns the name, or raises a ValueError that lists the names there are."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no model is called {name!r}{hint} Models: {', '.join(MODELS)}")
+    return name
+
+
+def _configure(config: type, defaults: dict[str, Any], options: dict[str, Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    return config(**{**defaults, **_checked(config.__name__, options, names)})
+
+
+def _checked(owner: str, options: dict[str, Any], names: Any) -> dict[str, Any]:
+    unknown = [option for option in options if option not in names]
+    if unknown:
+        raise ValueError(f"{owner} has no option {', '.join(unknown)}; options: {', '.join(names) or 'none'}")
+    return options

@@ -1,0 +1,301 @@
+"""Stacked multi-task units: real-time video deblurring with shared deblurring and motion features.
+
+Son, Lee, Cho, Lee, "Real-Time Video Deblurring via Lightweight Motion Compensation", Pacific Graphics 2022.
+
+Input     clips of blurred RGB frames (B, T, H, W, 3) in [0, 1], no normalisation; H and W multiples of 4.
+Output    restored frames of the same shape, not clamped.
+A frame   1. heads: structure features of the current frame; history features of the two frames before, the last restored
+             frame and the two frames after (15 channels in this order)
+          2. unit 1 (a small encoder-decoder, quarter resolution at its deepest) on both
+          3. motion features at quarter resolution from structure + unit 1; cosine cost volume against those of the previous
+             frame, radius 10; 5 x 5 mean; best displacement, whole quarter-resolution pixels
+          4. units 2..N, each on the unit before and the previous frame's last features moved by that displacement
+          5. restored = blurred + 3 x 3 convolution of the last unit
+Carry     motion features, last unit's features and restored frame of the previous frame; no gradient passes through it.
+Latency   two frames.
+
+The layers, the first-frame rule and the variants' sizes are those of the released models; where the paper's text differs
+(a six-channel head, an output layer that reads the moved features too, a cost volume without the 5 x 5 mean), the released
+parameter counts fit only what is built here. `first_frame="zero"` is the paper's rule for the first frame.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import normal
+
+from jaxdeblur.layers.conv import Conv, ConvTranspose
+from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
+from jaxdeblur.ops.filters import box_mean
+from jaxdeblur.ops.warp import warp_blocks
+from jaxdeblur.types import Clip, CostVolume, Displacement, Features, Image
+
+QUARTER = 4
+"""Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
+
+_WEIGHTS = normal(0.03)  # of every convolution; biases start at zero
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTaskUnitConfig:
+    """Sizes and switches of the stacked units.
+
+    Attributes:
+        units: N, number of units; only the first estimates motion.
+        channels: of the full-resolution features; twice as many below.
+        residual_blocks: per unit, at quarter resolution.
+        match_radius: D, reach of the cost volume in quarter-resolution pixels.
+        residual: restored frames are the output layer plus the blurred frame; else the output layer alone.
+        structure_injection: the motion layer reads structure features plus unit 1; else unit 1 alone.
+        motion_module: estimate motion; else the displacement is zero and the previous features are joined unaligned.
+        first_frame: "self" (released): the first frame is matched with itself and its own features stand in for the previous
+            ones; "zero" (paper): previous features are zero.
+        compute_dtype: of the convolutions: "float32", "float16" (the published half-precision model) or "bfloat16".
+            Parameters, matching and outputs are float32 in all three.
+    """
+
+    units: int
+    channels: int = 26
+    residual_blocks: int = 8
+    match_radius: int = 10
+    residual: bool = True
+    structure_injection: bool = True
+    motion_module: bool = True
+    first_frame: Literal["self", "zero"] = "self"
+    compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for field, least in (("units", 1), ("channels", 1), ("residual_blocks", 0), ("match_radius", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} is {getattr(self, field)}; expected {least} or more")
+        if self.first_frame not in ("self", "zero"):
+            raise ValueError(f"first_frame is {self.first_frame!r}; expected 'self' or 'zero'")
+        if self.compute_dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"compute_dtype is {self.compute_dtype!r}; expected float32, float16 or bfloat16")
+
+
+@flax.struct.dataclass
+class MultiTaskUnitCarry:
+    """What one frame hands to the next."""
+
+    seen: jax.Array  # () bool: a frame has gone before
+    motion_features: jax.Array  # (B, H/4, W/4, 2c), of unit 1
+    unit_features: jax.Array  # (B, H, W, c), of the last unit
+    restored: jax.Array  # (B, H, W, 3)
+
+
+class MultiTaskUnitOutputs(NamedTuple):
+    """All that a frame yields; what the caller does not use is not computed under jit."""
+
+    restored: Image  # (B, H, W, 3), not clamped
+    intermediate: tuple[Image, ...]  # N - 1 restored frames of the units before the last; empty unless training
+    cost: CostVolume  # (B, H/4, W/4, (2D+1)^2), after the 5 x 5 mean
+    displacement_cur_to_prev: Displacement  # (B, H/4, W/4, 2), quarter-resolution pixels
+    structure: Features  # (B, H, W, c)
+    history: Features  # (B, H, W, c)
+    units: tuple[Features, ...]  # N of (B, H, W, c)
+    warped: tuple[Features, ...]  # previous features moved, behind units 1..N-1 (and behind unit 1 for N = 1)
+    motion_features: Features  # (B, H/4, W/4, 2c)
+
+
+class DetailNetwork(nn.Module):
+    """One unit's encoder-decoder, (B, H, W, any) -> (B, H, W, c), non-negative."""
+
+    channels: int
+    residual_blocks: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        def conv(name: str, features: int, kernel_size: int, strides: int = 1) -> Conv:
+            return Conv(features, kernel_size, strides, kernel_init=_WEIGHTS, dtype=self.dtype, name=name)
+
+        def up(name: str) -> ConvTranspose:
+            return ConvTranspose(self.channels, kernel_init=_WEIGHTS, dtype=self.dtype, name=name)
+
+        c = self.channels
+        full = nn.relu(conv("enc1", c, 5)(x))
+        half = nn.relu(conv("enc2", c, 3, strides=2)(full))
+        quarter = nn.relu(conv("enc3", 2 * c, 3, strides=2)(half))
+        y = quarter
+        for r in range(1, self.residual_blocks + 1):
+            y = y + ResidualBlock(2 * c, self.dtype, name=f"block_{r}")(y)
+        y = nn.relu(conv("block_end", 2 * c, 3)(y)) + quarter
+        y = nn.relu(up("dec1")(y)) + half
+        return nn.relu(up("dec2")(y)) + full
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(conv(ReLU(conv(x)))): the branch only; the caller adds x."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        x = nn.relu(Conv(self.features, 3, kernel_init=_WEIGHTS, dtype=self.dtype, name="conv1")(x))
+        return nn.relu(Conv(self.features, 3, kernel_init=_WEIGHTS, dtype=self.dtype, name="conv2")(x))
+
+
+class MultiTaskUnits(nn.Module):
+    """N stacked units. `step` restores one frame and returns the carry for the next; calling it restores clips."""
+
+    config: MultiTaskUnitConfig
+
+    past_frames = 2
+    future_frames = 2
+    size_multiple = QUARTER
+
+    def setup(self) -> None:
+        cfg = self.config
+
+        def conv(features: int, kernel_size: int, strides: int = 1, padding: int | None = None) -> Conv:
+            return Conv(features, kernel_size, strides, padding, kernel_init=_WEIGHTS, dtype=self._dtype)
+
+        self.structure_conv = conv(cfg.channels, 3)
+        self.history_conv = conv(cfg.channels, 3)
+        # Dictionaries, so that units are numbered from 1 in the parameter tree, as in the paper.
+        self.unit = {
+            str(n): DetailNetwork(cfg.channels, cfg.residual_blocks, self._dtype) for n in range(1, cfg.units + 1)
+        }
+        self.motion_conv = conv(2 * cfg.channels, 5, strides=QUARTER, padding=1)
+        self.deblur = {str(n): conv(3, 3) for n in range(1, cfg.units)}  # read in training only
+        self.output_conv = conv(3, 3)
+
+    @property
+    def _dtype(self) -> Any:
+        return jnp.dtype(self.config.compute_dtype)
+
+    def init_carry(self, batch: int, height: int, width: int) -> MultiTaskUnitCarry:
+        """The carry before the first frame. Needs no parameters."""
+        _check_size(height, width)
+        c = self.config.channels
+        return MultiTaskUnitCarry(
+            seen=jnp.zeros((), bool),
+            motion_features=jnp.zeros((batch, height // QUARTER, width // QUARTER, 2 * c), self._dtype),
+            unit_features=jnp.zeros((batch, height, width, c), self._dtype),
+            restored=jnp.zeros((batch, height, width, 3), jnp.float32),
+        )
+
+    def step(
+        self, carry: MultiTaskUnitCarry, window: Clip, *, train: bool = False
+    ) -> tuple[MultiTaskUnitCarry, MultiTaskUnitOutputs]:
+        """Restores the middle frame of a window.
+
+        Args:
+            carry: of the frame before, or init_carry.
+            window: (B, 5, H, W, 3), frames t-2..t+2; a frame that does not exist is a copy of the nearest one.
+            train: also compute the intermediate restored frames, and hand on the restored frame as it is; otherwise it is
+                handed on clamped to [0, 1], as the released evaluation does.
+        """
+        cfg = self.config
+        if window.ndim != 5 or window.shape[1] != 5 or window.shape[-1] != 3:
+            raise ValueError(f"window has shape {window.shape}; expected (batch, 5, height, width, 3)")
+        _check_size(*window.shape[2:4])
+        window = jnp.asarray(window, jnp.float32)
+        blurred = window[:, 2]
+        first = ~carry.seen
+
+        structure = nn.relu(self.structure_conv(blurred.astype(self._dtype)))
+        previous = jnp.where(first, blurred, jax.lax.stop_gradient(carry.restored))
+        history = jnp.concatenate([window[:, 0], window[:, 1], previous, window[:, 3], window[:, 4]], axis=-1)
+        history = nn.relu(self.history_conv(history.astype(self._dtype)))
+
+        features = self.unit["1"](jnp.concatenate([structure, history], axis=-1))
+        motion = nn.relu(self.motion_conv(structure + features if cfg.structure_injection else features))
+        cost, displacement = self._match(motion, carry, first)
+
+        moved = warp_blocks(jax.lax.stop_gradient(carry.unit_features), displacement, block=QUARTER)
+        units, warped, intermediate = [features], [], []
+        for n in range(1, max(cfg.units, 2)):
+            # The map behind the last unit feeds nothing; that of a single unit serves only to look at.
+            warped.append(self._previous_features(features, moved, displacement, first))
+            if n == cfg.units:
+                break
+            joined = jnp.concatenate([features, warped[-1]], axis=-1)
+            if train or self.is_initializing():
+                intermediate.append(self._image(self.deblur[str(n)](joined), blurred))
+            features = self.unit[str(n + 1)](joined)
+            units.append(features)
+
+        restored = self._image(self.output_conv(features), blurred)
+        outputs = MultiTaskUnitOutputs(
+            restored, tuple(intermediate), cost, displacement, structure, history, tuple(units), tuple(warped), motion
+        )
+        handed_on = MultiTaskUnitCarry(
+            seen=jnp.ones((), bool),
+            motion_features=motion,
+            unit_features=features,
+            restored=restored if train else jnp.clip(restored, 0.0, 1.0),
+        )
+        return jax.lax.stop_gradient(handed_on), outputs
+
+    def __call__(self, clip: Clip) -> Clip:
+        """Restores whole clips, (B, T, H, W, 3) -> the same, by a scan over `step`; not clamped.
+
+        Frames before the first and after the last are copies of the end frames.
+        """
+        if clip.ndim != 5 or clip.shape[-1] != 3:
+            raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
+        batch, time, height, width, _ = clip.shape
+        carry = self.init_carry(batch, height, width)
+
+        def body(model: "MultiTaskUnits", carry: MultiTaskUnitCarry, window: Clip) -> tuple[MultiTaskUnitCarry, Image]:
+            carry, outputs = model.step(carry, window)
+            return carry, outputs.restored
+
+        if self.is_initializing():  # one step makes every parameter; scanning would only cost time
+            window = jnp.broadcast_to(clip[:, :1], (batch, 5, height, width, 3))
+            return jnp.broadcast_to(body(self, carry, window)[1][:, None], clip.shape)
+        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+        _, restored = scan(self, carry, clip_windows(clip))
+        return restored
+
+    def _match(
+        self, motion: Features, carry: MultiTaskUnitCarry, first: jax.Array
+    ) -> tuple[CostVolume, Displacement]:
+        cfg = self.config
+        previous = jax.lax.stop_gradient(carry.motion_features)
+        if cfg.first_frame == "self":
+            previous = jnp.where(first, motion, previous)
+        cost = local_cost_volume(
+            motion.astype(jnp.float32), previous.astype(jnp.float32), radius=cfg.match_radius, similarity="cosine"
+        )
+        cost = box_mean(cost, 5)
+        displacement, _ = best_displacement(cost)
+        if not cfg.motion_module:
+            displacement = jnp.zeros_like(displacement)
+        return cost, displacement
+
+    def _previous_features(
+        self, features: Features, moved: Features, displacement: Displacement, first: jax.Array
+    ) -> Features:
+        """The previous frame's features moved onto this one; at the first frame, the unit's own."""
+        if self.config.first_frame == "zero":
+            return moved
+        return jax.lax.cond(
+            first, lambda own, _: warp_blocks(own, displacement, block=QUARTER), lambda _, moved: moved, features, moved
+        )
+
+    def _image(self, layer_output: Features, blurred: Image) -> Image:
+        image = layer_output.astype(jnp.float32)
+        return image + blurred if self.config.residual else image
+
+
+def clip_windows(clip: Clip, *, past: int = 2, future: int = 2) -> Clip:
+    """(B, T, H, W, C) -> (B, T, past + 1 + future, H, W, C): each frame with its neighbours, end frames repeated."""
+    time = clip.shape[1]
+    index = jnp.arange(time)[:, None] + jnp.arange(-past, future + 1)[None, :]
+    return jnp.take(clip, jnp.clip(index, 0, time - 1), axis=1)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height % QUARTER or width % QUARTER:
+        raise ValueError(
+            f"height and width are {height} x {width}; expected multiples of {QUARTER}: use pad_to_multiple, or restore(), "
+            "which does it"
+        )

@@ -1,0 +1,127 @@
+"""Bilinear sampling at pixel coordinates, resizing with the alignment named, padding to a multiple.
+
+Pixel (x, y) = (0, 0) is the centre of the top-left pixel, so no alignment convention exists until a size changes. Images
+may have any range and channel count; results keep the image's dtype, weights are computed in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxdeblur.types import Array, Border, Image, Mask
+
+BORDERS: tuple[Border, ...] = ("zeros", "edge")
+
+
+def sample_bilinear(
+    image: Image, x_px: Float[Array, "..."], y_px: Float[Array, "..."], *, border: Border
+) -> tuple[Image, Mask]:
+    """Reads an image at fractional pixel positions.
+
+    out = sum over the four neighbours q of (1 - |x - x_q|) (1 - |y - y_q|) image[q].
+
+    Args:
+        image: (..., H, W, C).
+        x_px, y_px: (..., h, w) with the image's leading axes; columns to the right, rows down. Not finite reads as far outside.
+        border: "zeros": a neighbour outside contributes nothing; "edge": the position is moved to the nearest pixel inside.
+    Returns:
+        (..., h, w, C) in the image's dtype, and (..., h, w) True where every neighbour of non-zero weight lies inside.
+        The gradient to the positions is that of the piecewise linear surface, one-sided at whole pixels.
+    """
+    if border not in BORDERS:
+        raise ValueError(f"border is {border!r}; expected one of {', '.join(BORDERS)}")
+    lead = image.shape[:-3]
+    if x_px.shape != y_px.shape or x_px.shape[:-2] != lead:
+        raise ValueError(
+            f"x_px {x_px.shape} and y_px {y_px.shape} must agree and start with the image's leading axes {lead}"
+        )
+    sample = _sample_one
+    for _ in lead:
+        sample = jax.vmap(sample, in_axes=(0, 0, 0, None))
+    return sample(jnp.asarray(image), jnp.asarray(x_px), jnp.asarray(y_px), border)
+
+
+def _sample_one(image: jax.Array, x: jax.Array, y: jax.Array, border: Border) -> tuple[jax.Array, jax.Array]:
+    height, width, channels = image.shape
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    # The comparison is false for NaN, so that a NaN position is outside, too.
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    if border == "edge":
+        x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
+    else:  # keeps the conversion to integers defined; two pixels outside all weights vanish
+        x, y = jnp.clip(x, -2, width + 1), jnp.clip(y, -2, height + 1)
+    x_left, y_top = jnp.floor(x), jnp.floor(y)
+    weight_x, weight_y = x - x_left, y - y_top
+    column, row = x_left.astype(jnp.int32), y_top.astype(jnp.int32)
+
+    pixels = image.reshape(height * width, channels)
+
+    def tap(row: jax.Array, column: jax.Array, weight: jax.Array) -> jax.Array:
+        if border == "zeros":
+            in_frame = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            weight = jnp.where(in_frame, weight, 0.0)
+        index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
+        value = jnp.take(pixels, index, axis=0, mode="clip")
+        return value.astype(weight.dtype) * weight[..., None]
+
+    out = (
+        tap(row, column, (1 - weight_y) * (1 - weight_x))
+        + tap(row, column + 1, (1 - weight_y) * weight_x)
+        + tap(row + 1, column, weight_y * (1 - weight_x))
+        + tap(row + 1, column + 1, weight_y * weight_x)
+    )
+    return out.astype(image.dtype), inside
+
+
+def resize_bilinear(image: Image, height: int, width: int, *, align_corners: bool) -> Image:
+    """Resizes (..., H, W, C) to (..., height, width, C) by bilinear interpolation without anti-aliasing.
+
+    With align_corners the centres of the corner pixels map onto each other; without, the outer edges of the frame do
+    (half-pixel centres, positions beyond the outermost centres take the nearest pixel). Equals PyTorch's `interpolate`.
+    """
+    for axis, size in ((-3, height), (-2, width)):
+        image = _resize_axis(image, axis, size, align_corners)
+    return image
+
+
+def _resize_axis(image: jax.Array, axis: int, size: int, align_corners: bool) -> jax.Array:
+    old = image.shape[axis]
+    if old == size:
+        return image
+    position = np.arange(size, dtype=np.float64)
+    if align_corners:
+        position *= (old - 1) / (size - 1) if size > 1 else 0.0
+    else:
+        position = np.clip((position + 0.5) * old / size - 0.5, 0, old - 1)
+    first = np.minimum(np.floor(position).astype(np.int32), max(old - 2, 0))
+    second = np.minimum(first + 1, old - 1)
+    shape = [1] * image.ndim
+    shape[axis] = size
+    weight = jnp.asarray((position - first).reshape(shape), image.dtype)
+    return (1 - weight) * jnp.take(image, first, axis=axis) + weight * jnp.take(image, second, axis=axis)
+
+
+def downsample_area(image: Image, factor: int) -> Image:
+    """Mean over factor x factor blocks; height and width must be multiples of factor."""
+    *lead, height, width, channels = image.shape
+    if height % factor or width % factor:
+        raise ValueError(f"size {height}x{width} is no multiple of {factor}; use pad_to_multiple first")
+    blocks = image.reshape(*lead, height // factor, factor, width // factor, factor, channels)
+    return blocks.mean(axis=(-4, -2))
+
+
+def pad_to_multiple(image: Image, multiple: int) -> tuple[Image, tuple[int, int]]:
+    """Repeats the last row and column until height and width are multiples; also returns the size for `unpad`.
+
+    Works from 1 x 1 pixels up, where mirroring could not.
+    """
+    height, width = image.shape[-3:-1]
+    pad = [(0, 0)] * (image.ndim - 3) + [(0, -height % multiple), (0, -width % multiple), (0, 0)]
+    return jnp.pad(image, pad, mode="edge"), (height, width)
+
+
+def unpad(image: Image, size: tuple[int, int]) -> Image:
+    """Cuts what pad_to_multiple has added: keeps the top-left `size` = (height, width)."""
+    height, width = size
+    return image[..., :height, :width, :]

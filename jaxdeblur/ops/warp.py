@@ -1,0 +1,61 @@
+"""Backward warping: bringing another frame onto this frame's grid along a flow."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdeblur.ops.resample import sample_bilinear
+from jaxdeblur.types import Border, Displacement, Features, Flow, Image, Mask
+
+
+def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[Image, Mask]:
+    """Resamples frame 0 on the pixel grid of frame 1.
+
+    out[y, x] = image_0[y + v, x + u], (u, v) = flow_1to0[y, x], bilinear in pixel coordinates. Equals PyTorch's
+    `grid_sample(align_corners=True)` with coordinates scaled by size - 1.
+
+    Args:
+        image_0: (..., H, W, C), any range; float32 or bfloat16.
+        flow_1to0: (..., H, W, 2) in pixels at this resolution; whole numbers read exact pixels.
+        border: "zeros": each of the four taps that falls outside contributes nothing; "edge": reads the nearest pixel inside.
+    Returns:
+        frame_0on1 in image_0's dtype, and valid_0on1, True where all taps of non-zero weight lie inside.
+    """
+    if image_0.shape[:-1] != flow_1to0.shape[:-1]:
+        raise ValueError(
+            f"flow_1to0 has leading axes, height, width {flow_1to0.shape[:-1]} but image_0 has {image_0.shape[:-1]}; "
+            "resize the flow with resize_flow first"
+        )
+    flow = jnp.asarray(flow_1to0, jnp.float32)
+    columns = jax.lax.broadcasted_iota(jnp.float32, (*flow.shape[:-1],), flow.ndim - 2)
+    rows = jax.lax.broadcasted_iota(jnp.float32, (*flow.shape[:-1],), flow.ndim - 3)
+    return sample_bilinear(image_0, columns + flow[..., 0], rows + flow[..., 1], border=border)
+
+
+def warp_blocks(features_0: Features, displacement_1to0: Displacement, *, block: int) -> Features:
+    """Moves whole blocks of pixels by whole blocks: nearest up-sampling of a coarse displacement, without arithmetic.
+
+    out[y, x] = features_0[y + block dy, x + block dx], (dx, dy) = displacement_1to0[y // block, x // block], and zero where
+    that lies outside. Same as warp_backward with the displacement repeated over blocks, times block, border "zeros".
+
+    Args:
+        features_0: (B, H, W, C); H and W multiples of block.
+        displacement_1to0: (B, H / block, W / block, 2), whole coarse pixels. No gradient flows to it.
+    """
+    batch, height, width, channels = features_0.shape
+    expected = (batch, height // block, width // block, 2)
+    if displacement_1to0.shape != expected or height % block or width % block:
+        raise ValueError(
+            f"displacement_1to0 has shape {displacement_1to0.shape} but features_0 {features_0.shape} with block {block} "
+            f"needs {expected}, and a height and width that are multiples of {block}"
+        )
+    rows, columns = height // block, width // block
+    # One gather a row of a block: `block` neighbouring pixels lie together in memory, so no transposition is needed.
+    runs = features_0.reshape(batch, height * columns, block * channels)
+    column_0 = jnp.arange(columns)[None, None, :] + displacement_1to0[..., 0]
+    row_0 = jnp.arange(rows)[None, :, None] + displacement_1to0[..., 1]
+    inside = (column_0 >= 0) & (column_0 < columns) & (row_0 >= 0) & (row_0 < rows)
+    pixel_row_0 = block * jnp.clip(row_0, 0, rows - 1)[:, :, None, :] + jnp.arange(block)[None, None, :, None]
+    index = pixel_row_0 * columns + jnp.clip(column_0, 0, columns - 1)[:, :, None, :]
+    moved = jax.vmap(lambda run, i: jnp.take(run, i, axis=0, mode="clip"))(runs, index)
+    moved = jnp.where(inside[:, :, None, :, None], moved, jnp.zeros((), moved.dtype))
+    return moved.reshape(batch, height, width, channels)

@@ -1,0 +1,51 @@
+"""Axis letters and array names used throughout; imports nothing of ours.
+
+Layout is channels last: B batch, T time, H height, W width, C channels, K displacement or tap.
+Images are gamma-encoded RGB in [0, 1] unless a name says otherwise (`_u8` for 8-bit, `_linear` for linear light).
+A flow names both ends: `flow_1to0[y, x] = (u, v)` is in pixels of its own resolution (u to the right, v down), lies on
+frame 1's grid and points at frame 0.
+
+The names below are checked while tracing when a run-time checker is on (`pytest` turns it on); they fix rank, dtype and the
+channel counts that never vary, so that a size that does not fit reaches our own error messages.
+"""
+
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Integer, Real
+
+# JAX's gradient checker and users both pass NumPy arrays.
+Array: TypeAlias = jax.Array | np.ndarray
+
+Image: TypeAlias = Float[Array, "... _h _w _c"]
+Clip: TypeAlias = Float[Array, "... _t _h _w _c"]
+Features: TypeAlias = Float[Array, "... _h _w _c"]
+Flow: TypeAlias = Float[Array, "... _h _w 2"]
+Displacement: TypeAlias = Integer[Array, "... _h _w 2"]
+CostVolume: TypeAlias = Float[Array, "... _h _w _k"]
+Mask: TypeAlias = Bool[Array, "... _h _w"]
+Scalars: TypeAlias = Float[Array, "..."]
+AnyImage: TypeAlias = Real[Array, "... _h _w _c"]
+
+Border: TypeAlias = Literal["zeros", "edge"]
+"""What a sample outside the frame reads: nothing, or the nearest pixel inside."""
+
+PyTree: TypeAlias = Any
+Variables: TypeAlias = dict[str, Any]
+"""Flax variables: {"params": ..., other collections}."""
+
+
+class Batch(TypedDict, total=False):
+    """What every data source yields and every objective reads.
+
+    blurred has `past + T + future` frames, where past and future are what the model looks at beyond the clip (frames
+    that do not exist are copies of the nearest one); everything else has the T frames of the clip itself.
+    """
+
+    blurred: Clip  # (B, past + T + future, H, W, 3), [0, 1]
+    sharp: Clip  # (B, T, H, W, 3), [0, 1]
+    flow_cur_to_prev: Flow  # (B, T, H, W, 2), pixels, between sharp frames; zero at the first frame
+    flow_cur_to_next: Flow  # likewise; zero at the last frame
+    valid_cur_to_prev: Mask  # (B, T, H, W): the surface seen is seen in the previous frame too
+    valid_cur_to_next: Mask

@@ -1,0 +1,28 @@
+"""Eight simulated CPU devices, strict promotion, full matrix precision, one shared compilation cache."""
+
+import os
+
+# Before the first import of jax anywhere.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+import hypothesis
+
+hypothesis.settings.register_profile("jax", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("jax")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if any(device.platform == "gpu" for device in jax.devices()):
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
