@@ -9,14 +9,17 @@ The names below are checked while tracing when a run-time checker is on (`pytest
 channel counts that never vary, so that a size that does not fit reaches our own error messages.
 """
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Real
 
-# JAX's gradient checker and users both pass NumPy arrays.
-Array: TypeAlias = jax.Array | np.ndarray
+if TYPE_CHECKING:
+    # Shapes and dtypes are checked at run time; for a static checker the union below would only forbid arithmetic.
+    Array: TypeAlias = Any
+else:
+    Array: TypeAlias = jax.Array | np.ndarray  # JAX's gradient checker and users both pass NumPy arrays
 
 Image: TypeAlias = Float[Array, "... _h _w _c"]
 Clip: TypeAlias = Float[Array, "... _t _h _w _c"]

@@ -9,9 +9,7 @@ from jaxdeblur.ops.resample import downsample_area
 from jaxdeblur.types import Array, CostVolume, Flow, Scalars
 
 
-def displacement_class(
-    flow_cur_to_prev: Flow, *, radius: int, block: int
-) -> Integer[Array, "..."]:
+def displacement_class(flow_cur_to_prev: Flow, *, radius: int, block: int) -> Integer[Array, "..."]:
     """Cost-volume channel that a flow asks for on a coarser grid.
 
     Mean over block x block pixels, in coarse pixels, clamped to [-radius, radius], rounded half to even;

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
@@ -46,6 +48,15 @@ def create_model(name: str, **options: Any) -> nn.Module:
         ValueError: unknown name or option (the message lists those there are), or a value the model refuses.
     """
     return MODELS[check_model_name(name)](**options)
+
+
+def example_inputs(model: Any) -> tuple[jax.Array, ...]:
+    """The smallest inputs a model is initialised with: a one-frame clip, or a flow network's two images."""
+    if isinstance(model, LiteFlowNet):
+        image = jnp.zeros((1, 32, 32, 3))
+        return image, image
+    size = model.size_multiple
+    return (jnp.zeros((1, 1, size, size, 3)),)
 
 
 def check_model_name(name: str) -> str:

@@ -166,6 +166,11 @@ class MultiTaskUnits(nn.Module):
         self.deblur = {str(n): conv(3, 3) for n in range(1, cfg.units)}  # read in training only
         self.output_conv = conv(3, 3)
 
+    @staticmethod
+    def is_training_only(path: str) -> bool:
+        """Whether a parameter (its path, joined by "/") is read in training only; released files may lack these."""
+        return path.startswith("deblur_")
+
     @property
     def _dtype(self) -> Any:
         return jnp.dtype(self.config.compute_dtype)
@@ -224,7 +229,15 @@ class MultiTaskUnits(nn.Module):
 
         restored = self._image(self.output_conv(features), blurred)
         outputs = MultiTaskUnitOutputs(
-            restored, tuple(intermediate), cost, displacement, structure, history, tuple(units), tuple(warped), motion
+            restored,
+            tuple(intermediate),
+            cost,
+            displacement,
+            structure,
+            history,
+            tuple(units),
+            tuple(warped),
+            motion,
         )
         handed_on = MultiTaskUnitCarry(
             seen=jnp.ones((), bool),
@@ -255,15 +268,16 @@ class MultiTaskUnits(nn.Module):
         _, restored = scan(self, carry, clip_windows(clip))
         return restored
 
-    def _match(
-        self, motion: Features, carry: MultiTaskUnitCarry, first: jax.Array
-    ) -> tuple[CostVolume, Displacement]:
+    def _match(self, motion: Features, carry: MultiTaskUnitCarry, first: jax.Array) -> tuple[CostVolume, Displacement]:
         cfg = self.config
         previous = jax.lax.stop_gradient(carry.motion_features)
         if cfg.first_frame == "self":
             previous = jnp.where(first, motion, previous)
         cost = local_cost_volume(
-            motion.astype(jnp.float32), previous.astype(jnp.float32), radius=cfg.match_radius, similarity="cosine"
+            motion.astype(jnp.float32),
+            previous.astype(jnp.float32),
+            radius=cfg.match_radius,
+            similarity="cosine",
         )
         cost = box_mean(cost, 5)
         displacement, _ = best_displacement(cost)
@@ -278,7 +292,11 @@ class MultiTaskUnits(nn.Module):
         if self.config.first_frame == "zero":
             return moved
         return jax.lax.cond(
-            first, lambda own, _: warp_blocks(own, displacement, block=QUARTER), lambda _, moved: moved, features, moved
+            first,
+            lambda own, _: warp_blocks(own, displacement, block=QUARTER),
+            lambda _, moved: moved,
+            features,
+            moved,
         )
 
     def _image(self, layer_output: Features, blurred: Image) -> Image:

@@ -15,9 +15,7 @@ SIMILARITIES: tuple[Similarity, ...] = ("dot", "cosine")
 _BLOCK_COLUMNS = 16
 
 
-def local_cost_volume(
-    features_1: Features, features_0: Features, *, radius: int, similarity: Similarity
-) -> CostVolume:
+def local_cost_volume(features_1: Features, features_0: Features, *, radius: int, similarity: Similarity) -> CostVolume:
     """Similarity of every position of frame 1 with the positions around it in frame 0.
 
     cost[y, x, k] = sum over channels of features_1[y, x] * features_0[y + dy, x + dx],
@@ -118,7 +116,10 @@ def _dot_by_row_displacements(features_1: jax.Array, features_0: jax.Array, radi
     bands = [
         _band(
             jnp.einsum(
-                "bnhic,bnhmc->bhnim", block_1, reach_0[:, :, dy : dy + height], preferred_element_type=jnp.float32
+                "bnhic,bnhmc->bhnim",
+                block_1,
+                reach_0[:, :, dy : dy + height],
+                preferred_element_type=jnp.float32,
             ),
             radius,
         ).astype(features_1.dtype)

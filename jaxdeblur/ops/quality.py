@@ -1,7 +1,8 @@
 """PSNR and SSIM on arrays (..., H, W, C). What is rounded, cropped or averaged is a protocol's choice, not made here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,44 +19,47 @@ def psnr_db(image: Image, reference: Image, *, peak: float = 1.0) -> Scalars:
     return 10 * jnp.log10(peak**2 / error)
 
 
-def ssim_map(
+def structural_similarity(
     image: Image,
     reference: Image,
+    mean: Callable[[jax.Array], jax.Array],
     *,
-    taps: Sequence[float] | np.ndarray = GAUSSIAN_11,
     peak: float = 1.0,
-    sample_covariance: bool = False,
-) -> Image:
-    """Structural similarity, Wang et al. 2004, equation 13, at every position whose window lies inside the frame.
+    covariance_scale: float = 1.0,
+) -> jax.Array:
+    """Wang et al. 2004, equation 13, for any local mean.
 
-    ((2 mx my + C1)(2 sxy + C2)) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2)), C1 = (0.01 peak)^2, C2 = (0.03 peak)^2, per channel.
+    ((2 mx my + C1)(2 sxy + C2)) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2)), C1 = (0.01 peak)^2, C2 = (0.03 peak)^2.
 
     Args:
-        image, reference: (..., H, W, C), float32, H and W at least len(taps).
-        taps: the separable window, sums to one.
-        sample_covariance: multiply (co)variances by n / (n - 1), n = len(taps)^2.
-    Returns:
-        (..., H - len(taps) + 1, W - len(taps) + 1, C).
+        mean: weighted mean over a window around each position.
+        covariance_scale: multiplies (co)variances; n / (n - 1) makes them sample covariances over n equal weights.
     """
     x, y = jnp.asarray(image), jnp.asarray(reference)
-
-    def mean(z: jnp.ndarray) -> jnp.ndarray:
-        return correlate_axis(correlate_axis(z, taps, -3), taps, -2)
-
     mean_x, mean_y = mean(x), mean(y)
-    scale = len(taps) ** 2 / (len(taps) ** 2 - 1) if sample_covariance else 1.0
-    variance_x = scale * (mean(x * x) - mean_x * mean_x)
-    variance_y = scale * (mean(y * y) - mean_y * mean_y)
-    covariance = scale * (mean(x * y) - mean_x * mean_y)
+    variance_x = covariance_scale * (mean(x * x) - mean_x * mean_x)
+    variance_y = covariance_scale * (mean(y * y) - mean_y * mean_y)
+    covariance = covariance_scale * (mean(x * y) - mean_x * mean_y)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     return ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     )
 
 
+def window_mean(taps: Sequence[float] | np.ndarray, axes: Sequence[int] = (-3, -2)) -> Callable[[jax.Array], jax.Array]:
+    """A separable local mean along some axes, where the whole window lies inside; for structural_similarity."""
+
+    def mean(image: jax.Array) -> jax.Array:
+        for axis in axes:
+            image = correlate_axis(image, taps, axis)
+        return image
+
+    return mean
+
+
 def ssim(image: Image, reference: Image, *, peak: float = 1.0) -> Scalars:
-    """Mean of ssim_map with the 11 x 11 Gaussian window over positions and channels; frames smaller than 11 px take a
-    window as large as they allow."""
+    """SSIM with the 11 x 11 Gaussian window (sigma 1.5 px) per channel, mean over channels and the positions whose window
+    lies inside. Frames smaller than 11 px take a window as large as they allow."""
     size = min(11, *image.shape[-3:-1])
     taps = GAUSSIAN_11 if size == 11 else gaussian_taps(size, 1.5)
-    return jnp.mean(ssim_map(image, reference, taps=taps, peak=peak), axis=(-3, -2, -1))
+    return jnp.mean(structural_similarity(image, reference, window_mean(taps), peak=peak), axis=(-3, -2, -1))

@@ -1,0 +1,80 @@
+"""Scores a network on held-out clips:
+
+    python evaluate.py --config=configs/mtu.py:scenes --workdir=runs/mtu_scenes
+    python evaluate.py --config=configs/mtu.py:gopro --checkpoint=mtu2_gopro
+
+Writes scores.json, scores.csv and picture strips (blurred, restored, sharp) of the best, the median and the worst frame.
+"""
+
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.progress import track
+
+import jaxdeblur.config as parts
+from jaxdeblur import restore
+from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
+from jaxdeblur.evaluation.pictures import strip, write_picture
+from jaxdeblur.evaluation.protocols import PROTOCOLS
+from jaxdeblur.evaluation.scores import FrameScore, clip_scores, frames_of, score_clip
+from jaxdeblur.evaluation.tables import table, write_csv, write_json
+from jaxdeblur.training.sharding import make_mesh
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
+_WORKDIR = flags.DEFINE_string("workdir", None, "a training run: its best checkpoint is scored")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint to score instead")
+_OUT = flags.DEFINE_string("out", None, "folder for the results; by default <workdir or checkpoint>/evaluation")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    source = _CHECKPOINT.value or _WORKDIR.value
+    if source is None or (_CHECKPOINT.value and _WORKDIR.value):
+        raise ValueError("give either --workdir or --checkpoint")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    config = parts.resolve(_CONFIG.value)
+    checkpoint = find_checkpoint(source)
+    trained = load_config(checkpoint)["model"]["name"]
+    if trained != config.model.name:
+        raise ValueError(f"{checkpoint} is a {trained}, the configuration asks for {config.model.name}")
+    model, variables = load_model(checkpoint)
+    out = Path(_OUT.value or Path(source) / "evaluation")
+
+    console = Console(highlight=False)
+    if config.data.note:
+        console.print(config.data.note)
+    protocol = PROTOCOLS[config.evaluation.protocol]
+    clips = parts.evaluation_clips(config, model, make_mesh(), held_out="test")
+    run = functools.partial(restore, model=model, variables=variables)
+    scores: list[FrameScore] = []
+    for clip in track(clips, "scoring", console=console, disable=not console.is_terminal):
+        scores += score_clip(clip, run, protocol)
+    rows = clip_scores(scores, protocol)
+
+    out.mkdir(parents=True, exist_ok=True)
+    about = {"checkpoint": str(checkpoint), "model": config.model.to_dict(), "data": config.data.source}
+    write_json(out / "scores.json", rows, scores, {**about, "protocol": protocol.name})
+    write_csv(out / "scores.csv", rows)
+    ranked = sorted(scores, key=lambda score: score.gain_db)
+    by_name = {clip.name: clip for clip in clips}
+    for word, score in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+        write_picture(out / f"{word}.png", strip(frames_of(by_name[score.clip], run, score.frame)))
+        console.print(f"{word}: {score.clip} frame {score.frame}, {score.gain_db:+.2f} dB: {out / f'{word}.png'}")
+    console.print(table(rows, title=f"{trained}, protocol {protocol.name}"))
+    console.print(f"{out / 'scores.json'}, {out / 'scores.csv'}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    flags.mark_flag_as_required("config")
+    try:
+        app.run(main)
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate.py: error: {error}")

@@ -1,0 +1,250 @@
+"""Checkpoints: what training writes and what evaluation, restoration and later training read.
+
+A checkpoint is a folder that Orbax has written, with the parameters as an item of their own:
+
+    params/      parameters as trained
+    ema/         their moving average, where one is kept
+    training/    step, optimiser moments, key                    (training runs only)
+    config/      JSON: {"model": {"name": ..., **options}, ...}
+
+A training run keeps them as <workdir>/checkpoints/<step>/.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxdeblur.models import create_model, example_inputs
+from jaxdeblur.types import PyTree, Variables
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+BEST = "psnr_db"
+"""The validation metric whose highest value is the best checkpoint."""
+
+
+class Checkpoints:
+    """The checkpoints of a training run: the newest two and the best by validation PSNR are kept.
+
+    Saving is asynchronous; a folder bears a step's number only once it is complete.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self.folder = Path(workdir).absolute() / FOLDER
+        self._open()
+
+    def _open(self) -> None:
+        keep = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(2),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        items: dict[str, PyTree],
+        config: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        """Starts to write trees of arrays, "params" among them; `metrics` are those of a validation at this step."""
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments["config"] = ocp.args.JsonSave(config)
+        self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
+
+    def restore(self, like: dict[str, PyTree]) -> dict[str, PyTree] | None:
+        """The newest checkpoint that can be read, as trees like those given, on the same devices; None if there is none.
+
+        A damaged one is set aside under the name damaged-<step> with a warning, and the one before is taken.
+        """
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        arguments = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in target.items()})
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            folder = self.folder / str(step)
+            try:
+                return dict(self._manager.restore(step, args=arguments).items())
+            except Exception as error:  # Orbax and tensorstore raise many types for files that are cut short
+                _check_same_model(folder, like["params"])
+                aside = self.folder / f"damaged-{step}"
+                logger.warning(
+                    "checkpoint %s cannot be read (%s: %s); it is set aside as %s and the one before is taken",
+                    folder, type(error).__name__, _first_line(error), aside.name,
+                )  # fmt: skip
+                self._manager.close()
+                if jax.process_index() == 0:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    folder.rename(aside)
+                self._open()
+        return None
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the machine is being taken away, agreed on between all processes."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Returns when everything is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _check_same_model(folder: Path, params: PyTree) -> None:
+    """A checkpoint of another network is the user's mistake, not damage: it must not be set aside."""
+    try:
+        with _checkpointer() as checkpointer:
+            saved = _shapes(_metadata(checkpointer, folder, "params"))
+    except Exception:
+        return
+    wanted = _shapes(params)
+    if saved != wanted:
+        raise ValueError(f"{folder} holds another model than the configuration asks for: {_difference(wanted, saved)}")
+
+
+def save_model(path: str | Path, *, name: str, options: dict[str, Any], variables: Variables) -> None:
+    """Writes a model that is ready for evaluation and restoration.
+
+    Args:
+        path: a folder that does not exist yet.
+        name, options: as for create_model.
+        variables: {"params": ...}.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise FileExistsError(f"{path} exists; name a new folder")
+    check_params(create_model(name, **options), variables["params"], str(path))
+    with _checkpointer() as checkpointer:
+        checkpointer.save(
+            path,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(variables["params"]),
+                config=ocp.args.JsonSave({"model": {"name": name, **options}}),
+            ),
+        )
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, Variables]:
+    """Reads a model: its module and variables, on the default device.
+
+    Args:
+        path: a checkpoint, or a training run's workdir, of which the best checkpoint is taken (the newest where none has been
+            validated). The moving average of the parameters is preferred to the parameters.
+    Raises:
+        ValueError: no checkpoint there, or its parameters do not fit the model it names.
+    """
+    folder = find_checkpoint(path)
+    config = load_config(folder)
+    model = create_model(**config["model"])
+    item = "ema" if (folder / "ema").is_dir() else "params"
+    try:
+        with _checkpointer() as checkpointer:
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            target = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), _metadata(checkpointer, folder, item)
+            )
+            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+            params = checkpointer.restore(folder, args=arguments)[item]
+    except Exception as error:
+        raise ValueError(f"checkpoint {folder} cannot be read ({_first_line(error)}); use another one") from error
+    check_params(model, params, str(folder))
+    return model, {"params": params}
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder a user's path means; see load_model."""
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise ValueError(f"there is no checkpoint folder {path}; give a checkpoint or the workdir of a training run")
+    if (path / "params").is_dir() and (path / "config").is_dir():
+        return path
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+    if not steps:
+        raise ValueError(
+            f"{path} holds no checkpoint (no params/ and config/, no {FOLDER}/<step>/); give a checkpoint or the workdir of a "
+            "training run"
+        )
+    scored = {step: value for step in steps if (value := _validation_metric(folder / str(step))) is not None}
+    return folder / str(max(scored, key=lambda step: scored[step]) if scored else steps[-1])
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The configuration saved with a checkpoint."""
+    file = folder / "config" / "metadata"
+    try:
+        config = json.loads(file.read_text())
+        config["model"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no jaxdeblur configuration ({_first_line(error)})") from error
+    return config
+
+
+def check_params(model: nn.Module, params: PyTree, source: str) -> None:
+    """Raises a ValueError that lists every missing, unexpected and wrongly shaped parameter at once.
+
+    What a model reads in training only (its `is_training_only(path)`) may be missing.
+    """
+    # One argument per example input: shapes only, nothing is computed.
+    expected = _shapes(jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"])
+    found = _shapes(params)
+    optional = getattr(model, "is_training_only", lambda path: False)
+    wanted = {path: shape for path, shape in expected.items() if path in found or not optional(path)}
+    if wanted != found:
+        raise ValueError(f"{source} does not fit {type(model).__name__}: {_difference(wanted, found)}")
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """For a folder on its own. Every item's kind is named, or Orbax warns of those it could not guess."""
+    trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "training")}
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **trees))
+
+
+def _metadata(checkpointer: ocp.Checkpointer, folder: Path, item: str) -> PyTree:
+    """Shapes and dtypes of an item's arrays."""
+    return checkpointer.metadata(folder).item_metadata[item]
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(entry.key) for entry in path): tuple(np.shape(leaf) or leaf.shape) for path, leaf in leaves}
+
+
+def _difference(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
+    parts = []
+    if missing := [path for path in wanted if path not in found]:
+        parts.append(f"missing {', '.join(missing)}")
+    if unexpected := [path for path in found if path not in wanted]:
+        parts.append(f"unexpected {', '.join(unexpected)}")
+    if shaped := [f"{p} is {found[p]}, not {wanted[p]}" for p in wanted if p in found and found[p] != wanted[p]]:
+        parts.append("; ".join(shaped))
+    return "; ".join(parts)
+
+
+def _validation_metric(folder: Path) -> float | None:
+    try:
+        return float(json.loads((folder / "metrics" / "metrics").read_text())[BEST])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

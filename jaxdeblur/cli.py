@@ -1,0 +1,154 @@
+"""The `jaxdeblur` command."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdeblur.version import __version__
+
+# What a shell reports for a program ended by Ctrl-C.
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Returns:
+        0; 2 for input that cannot be used, with one line on stderr saying why; 1 for a failure after work had
+        begun; 130 after Ctrl-C. No failure leaves anything half-written.
+    """
+    arguments = _parser().parse_args(argv)
+    work = _Work()
+    try:
+        arguments.run(arguments, work)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"jaxdeblur: error: {_one_line(error)}", file=sys.stderr)
+        return 1 if work.has_begun else 2
+    except KeyboardInterrupt:
+        print("jaxdeblur: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+class _Work:
+    """Whether anything had been computed when a failure came."""
+
+    has_begun = False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxdeblur", description="Video deblurring with JAX.")
+    parser.add_argument("--version", action="version", version=f"jaxdeblur {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    deblur = commands.add_parser("deblur", help="restore a video or a folder of frames")
+    deblur.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of images")
+    deblur.add_argument("target", metavar="OUT", type=Path, help="a video (.mp4, .mov, .mkv), or a new folder")
+    deblur.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    deblur.add_argument(
+        "--compare",
+        metavar="PATH",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        help="also write a video, blurred on the left and restored on the right (default: OUT-compare.mp4)",
+    )
+    deblur.add_argument(
+        "--crf",
+        metavar="N",
+        type=int,
+        default=16,
+        help="H.264 quality, 0 (lossless) to 51 (default: %(default)s)",
+    )
+    deblur.set_defaults(run=_deblur)
+
+    data = commands.add_parser("data", help="prepare training data").add_subparsers(required=True, metavar="COMMAND")
+    pack = data.add_parser("pack", help="write the fast form of a folder of frames")
+    pack.add_argument("folder", metavar="FOLDER", help="<split>/<clip>/{blur,sharp}/<frame>.png|jpg")
+    pack.add_argument("--out", metavar="FOLDER", help="where to (default: inside FOLDER)")
+    pack.set_defaults(run=_pack)
+
+    convert = commands.add_parser("convert", help="turn an official .pth file into a checkpoint")
+    convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
+    convert.add_argument("file", metavar="FILE", help="the .pth file")
+    convert.add_argument("target", metavar="OUT", help="the checkpoint folder to write")
+    convert.set_defaults(run=_convert)
+    return parser
+
+
+# Imports wait until a command needs them: --help and --version answer at once.
+
+
+def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.restoration.files import deblur_folder, deblur_video
+
+    source, target, compare = arguments.source, arguments.target, arguments.compare
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if compare == Path():
+        suffix = ".mp4" if source.is_dir() else target.suffix
+        compare = target.with_name(f"{target.name if source.is_dir() else target.stem}-compare{suffix}")
+    model, variables = load_model(arguments.checkpoint)
+    deblur = deblur_folder if source.is_dir() else deblur_video
+    with _progress_bar(source.name, work) as progress:
+        count = deblur(source, target, model, variables, compare=compare, crf=arguments.crf, progress=progress)
+    print(f"{target}: {count} frames" + (f"; side by side: {compare}" if compare else ""))
+
+
+def _pack(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.data.pack import pack_video_folder
+
+    print(pack_video_folder(arguments.folder, out=arguments.out))
+
+
+def _convert(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.checkpoint import save_model
+    from jaxdeblur.interop import from_torch
+    from jaxdeblur.interop.files import load_torch_file
+
+    variables = from_torch(arguments.name, load_torch_file(arguments.file))
+    save_model(arguments.target, name=arguments.name, options={}, variables=variables)
+    print(f"{arguments.target}: {arguments.name}")
+
+
+@contextlib.contextmanager
+def _progress_bar(title: str, work: _Work) -> Iterator[Any]:
+    """Frames done, frames a second and time left on stderr; gives the function to call after each frame."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+    from rich.text import Text
+
+    class FramesPerSecond(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:.2f} frames/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        FramesPerSecond(),
+        TimeLeft(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(escape(title), total=None)
+
+        def progress(done: int, total: int | None) -> None:
+            work.has_begun = True
+            # A header may promise fewer frames than come.
+            bar.update(task, completed=done, total=None if total is None else max(done, total))
+
+        yield progress
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

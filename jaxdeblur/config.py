@@ -1,0 +1,276 @@
+"""From a configuration to the parts of a run. Every field of a configuration is read here or by the part it is handed to.
+
+seed
+model       name and the fields of its configuration that differ from the named variant
+objective   the fields of the paper's objective; teacher_checkpoint
+data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes), batch_size, frames,
+            crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits, window, augment
+optimizer   learning_rates by loss group, schedule, Adam's constants, clip_norm
+training    steps, microbatches, ema_decay, log_every, checkpoint_every, evaluate_every
+evaluation  protocol, clips
+"""
+
+import functools
+import json
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from jaxdeblur.checkpoint import load_model
+from jaxdeblur.data.clips import WindowSpec
+from jaxdeblur.data.pipeline import video_folder_batches
+from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_clip, scene_key
+from jaxdeblur.data.transforms import MTU_AUGMENTATION, to_float_batch
+from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
+from jaxdeblur.evaluation.scores import EvaluationClip
+from jaxdeblur.interop import from_torch
+from jaxdeblur.interop.files import load_torch_file
+from jaxdeblur.models import create_model
+from jaxdeblur.models.multi_task_unit import MultiTaskUnits
+from jaxdeblur.objectives import Objective
+from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
+from jaxdeblur.training.optimizers import make_optimizer, make_schedule
+from jaxdeblur.training.sharding import AXIS, shard_batch
+from jaxdeblur.types import Array, Batch, PyTree
+
+logger = logging.getLogger(__name__)
+
+SOURCES = ("auto", "scenes", "video_folder")
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A copy in which `data.source` names what is truly used, with the reason in `data.note`.
+
+    Raises:
+        ValueError: a value that is out of its range.
+    """
+    config = config.copy_and_resolve_references()
+    data = config.data
+    if data.source not in SOURCES:
+        raise ValueError(f"data.source is {data.source!r}; expected one of {', '.join(SOURCES)}")
+    if config.training.steps < 1 or config.data.frames < 1:
+        raise ValueError("training.steps and data.frames must be at least 1")
+    if data.source == "auto":
+        root = Path(data.video_folder.root)
+        found = (root / data.video_folder.train_split).is_dir()
+        data.source = "video_folder" if found else "scenes"
+        if not found:
+            data.note = (
+                f"TRAINING ON RENDERED SCENES, NOT ON THE PAPER'S DATA: {root / data.video_folder.train_split} does not exist. "
+                "Scores are not comparable with the paper's. Prepare the data set there, or give --config.data.video_folder.root"
+            )
+    return config
+
+
+def build_model(config: ConfigDict) -> nn.Module:
+    return create_model(**config.model.to_dict())
+
+
+def build_objective(config: ConfigDict, model: nn.Module) -> Objective:
+    options = config.objective.to_dict()
+    options.pop("teacher_checkpoint")
+    if not isinstance(model, MultiTaskUnits):
+        raise ValueError(f"model.name {config.model.name!r} is no deblurring network; nothing trains it")
+    return MultiTaskUnitObjective(model, updates_per_batch=config.data.frames, **options)
+
+
+def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, optax.GradientTransformation]:
+    """One for each loss group, with `optimizer.learning_rates.<group>`."""
+    options = config.optimizer
+    result = {}
+    for group in objective.groups:
+        if group not in options.learning_rates:
+            raise ValueError(
+                f"optimizer.learning_rates has no {group!r}; the objective's groups: {', '.join(objective.groups)}"
+            )
+        schedule = make_schedule(
+            options.learning_rates[group],
+            kind=options.schedule,
+            steps=config.training.steps,
+            boundaries=options.boundaries,
+            factor=options.factor,
+            final_fraction=options.final_fraction,
+        )
+        result[group] = make_optimizer(
+            schedule,
+            functools.partial(objective.is_trained, group),
+            adam={"b1": options.b1, "b2": options.b2, "eps": options.eps},
+            clip_norm=options.clip_norm,
+        )
+    return result
+
+
+def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
+    """Variables of the networks a run reads but does not train: LiteFlowNet where the motion loss needs it.
+
+    `objective.teacher_checkpoint` is an official file (.pth, .pytorch) or a checkpoint of ours.
+    """
+    path = config.objective.teacher_checkpoint
+    if not path:
+        if config.objective.motion_loss and config.data.source != "scenes":
+            raise ValueError(
+                "the motion loss needs optical flow, which a video folder does not hold: give LiteFlowNet's weights with "
+                "--config.objective.teacher_checkpoint=FILE, or --config.objective.motion_loss=False to train without"
+            )
+        return {}
+    if Path(path).is_dir():
+        return {"liteflownet": load_model(path)[1]}
+    return {"liteflownet": from_torch("liteflownet", load_torch_file(path))}
+
+
+def training_batches(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int], Iterator[Batch]]:
+    """Number of the first batch -> that batch and all after it, on the mesh, the first axis split over its devices."""
+    if config.data.source == "scenes":
+        render = _scene_renderer(config, model, mesh)
+
+        def scenes(first: int) -> Iterator[Batch]:
+            while True:
+                yield render(config.seed, first * config.data.batch_size)
+                first += 1
+
+        return scenes
+
+    data, folder = config.data, config.data.video_folder
+    index = index_video_folder(folder.root, folder.train_split)
+    augmentation = MTU_AUGMENTATION if folder.augment else None
+    window = WindowSpec(data.frames, model.past_frames, model.future_frames, folder.window)
+
+    def to_float(batch_u8: dict[str, Array], number: int | jax.Array) -> Batch:
+        return to_float_batch(
+            batch_u8,
+            seed=config.seed,
+            first_sample=number * data.batch_size,
+            augmentation=augmentation,
+            past=model.past_frames,
+        )
+
+    to_float = jax.jit(to_float)
+
+    def video_folder(first: int) -> Iterator[Batch]:
+        batches = video_folder_batches(
+            index,
+            window=window,
+            batch_size=data.batch_size,
+            crop_px=(data.crop_px, data.crop_px),
+            seed=config.seed,
+            augmentation=augmentation,
+            first_batch=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for number, batch_u8 in enumerate(batches, start=first):
+            yield to_float(shard_batch(batch_u8, mesh), number)
+
+    return video_folder
+
+
+def evaluation_clips(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str) -> list[EvaluationClip]:
+    """Clips with truth that training has not seen; held_out is "validation" or "test".
+
+    evaluation.clips limits how many; 0 takes all of a video folder's split.
+    """
+    count = config.evaluation.clips
+    if config.data.source == "video_folder":
+        folder = config.data.video_folder
+        index = index_video_folder(folder.root, folder[f"{held_out}_split"])
+        return [
+            EvaluationClip(clip.name, lambda clip=clip: iterate_clip(clip))
+            for clip in (index[:count] if count else index)
+        ]
+    render = _scene_renderer(config, model, mesh)
+    seed = config.data.scenes[f"{held_out}_seed"]
+    if seed == config.seed:
+        raise ValueError(f"data.scenes.{held_out}_seed is {seed}, as is the training's seed; choose another")
+    clips: list[EvaluationClip] = []
+    past, frames = model.past_frames, config.data.frames
+    for first in range(0, count, config.data.batch_size):
+        batch = multihost_utils.process_allgather(render(seed, first), tiled=True)
+        blurred_u8, sharp_u8 = (
+            np.rint(255 * images).astype(np.uint8)
+            for images in (batch["blurred"][:, past : past + frames], batch["sharp"])
+        )
+        for offset, pair in enumerate(zip(blurred_u8, sharp_u8, strict=True)):
+            name = f"{held_out}_{first + offset:03d}"
+            clips.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
+    return clips[:count]
+
+
+def _scene_renderer(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int, int], Batch]:
+    """(seed, number of the first clip) -> a batch, each device rendering its own share."""
+    options = config.data.scenes.to_dict()
+    for field in ("validation_seed", "test_seed"):
+        options.pop(field)
+    folder = options.pop("photographs")
+    size = config.data.crop_px
+    scene = SceneConfig(frames=config.data.frames, height=size, width=size, **options)
+    photographs = load_photographs(folder, scene.texture_size) if folder else None
+    share = config.data.batch_size // mesh.devices.size
+    # On a CPU clips one after another are fastest; an accelerator renders its share at once.
+    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else share
+
+    def render_share(keys: jax.Array, photographs: jax.Array | None) -> Batch:
+        def render(key: jax.Array) -> Batch:
+            return render_clip(key, scene, photographs=photographs, past=model.past_frames, future=model.future_frames)
+
+        return jax.lax.map(render, keys, batch_size=at_once if at_once > 1 else None)
+
+    sharded = jax.jit(
+        jax.shard_map(render_share, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
+    )
+    keys = jax.jit(jax.vmap(scene_key, in_axes=(None, 0)))
+
+    def render(seed: int, first_index: int) -> Batch:
+        indices = first_index + np.arange(config.data.batch_size, dtype=np.int32)
+        return sharded(keys(np.int32(seed), indices), photographs)
+
+    return render
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain JSON values, with the commit of the code it ran with."""
+    return {**json.loads(json.dumps(config.to_dict())), "commit": _commit()}
+
+
+def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
+    """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
+    ignored = ("training", "evaluation", "commit")
+    now = to_json(config)
+    old, new = (_flat({k: v for k, v in tree.items() if k not in ignored}) for tree in (saved, now))
+    changed = [
+        f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)
+    ]
+    if changed:
+        raise ValueError(
+            "the workdir holds a run of another configuration; use a new --workdir, or restore the fields that differ: "
+            + "; ".join(changed)
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parent.parent
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,108 @@
+"""Windows over videos, and the order in which a run visits them.
+
+Nothing here has state: which window sample n of a run reads follows from (seed, n) alone, so that any
+process, and any run that starts in the middle, finds it without having seen the samples before.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxdeblur.data.video_folder import ClipFiles
+
+_ORDER_STREAM = 1
+"""Keeps the numbers drawn for the order apart from those that `transforms` draws from the same seed."""
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How videos are cut into training clips.
+
+    mode "grid": starts 0, T, 2T, ...; an incomplete tail is dropped. The past of a clip is its own first
+        frame repeated, its future may be real frames: indices s-past .. s+T-1+future clipped to [s, last
+        frame of the video]. The recipe of the released multi-task-unit code (T = 13, past = future = 2).
+    mode "sliding": every start 0, 1, ..., last-T+1. Past and future are real frames wherever the video has
+        them: indices clipped to [0, last frame].
+    """
+
+    frames: int
+    """T, the frames that have a sharp partner in the batch."""
+    past: int
+    """What a model looks at before the clip; blurred only."""
+    future: int
+    mode: Literal["grid", "sliding"]
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.past < 0 or self.future < 0:
+            raise ValueError(
+                "a window needs frames >= 1, past >= 0 and future >= 0, "
+                f"not frames={self.frames}, past={self.past}, future={self.future}"
+            )
+        if self.mode not in ("grid", "sliding"):
+            raise ValueError(f"window mode is 'grid' or 'sliding', not {self.mode!r}")
+
+
+class ClipWindow(NamedTuple):
+    """A training clip: frames first_frame .. first_frame+T-1 of clip number `clip` of the index."""
+
+    clip: int
+    first_frame: int
+
+
+def cut_windows(index: Sequence[ClipFiles], spec: WindowSpec) -> list[ClipWindow]:
+    """All windows of all clips, clip after clip.
+
+    Raises:
+        ValueError: a clip is shorter than the window, or the index is empty.
+    """
+    if not index:
+        raise ValueError("the index holds no clips; make one with index_video_folder")
+    short = [f"{clip.folder!r} has {clip.n_frames}" for clip in index if clip.n_frames < spec.frames]
+    if short:
+        raise ValueError(
+            f"clips shorter than the window of {spec.frames} frames: {', '.join(short[:10])}"
+            f"{f' and {len(short) - 10} more' if len(short) > 10 else ''}; choose a shorter window or "
+            f"leave them out"
+        )
+    step = spec.frames if spec.mode == "grid" else 1
+    return [
+        ClipWindow(number, first_frame)
+        for number, clip in enumerate(index)
+        for first_frame in range(0, clip.n_frames - spec.frames + 1, step)
+    ]
+
+
+def blurred_frame_numbers(window: ClipWindow, n_frames: int, spec: WindowSpec) -> list[int]:
+    """The past + T + future frames that the window reads from a video of n_frames; see `WindowSpec`."""
+    first = window.first_frame if spec.mode == "grid" else 0
+    wanted = range(window.first_frame - spec.past, window.first_frame + spec.frames + spec.future)
+    return np.clip(wanted, first, n_frames - 1).tolist()
+
+
+def sharp_frame_numbers(window: ClipWindow, spec: WindowSpec) -> list[int]:
+    """The T frames of the clip itself."""
+    return list(range(window.first_frame, window.first_frame + spec.frames))
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(n_windows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(n_windows), a pure function of its arguments. Read-only: calls share it.
+
+    Ranks of Philox bits rather than `Generator.permutation`: NumPy promises to keep the bits, not the method.
+    """
+    bits = np.random.Philox(np.random.SeedSequence((_ORDER_STREAM, seed, epoch))).random_raw(n_windows)
+    order = np.argsort(bits, kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def window_of_sample(windows: Sequence[ClipWindow], *, seed: int, sample: int) -> ClipWindow:
+    """The window that sample number `sample` of a run reads: position sample mod N of epoch sample div N.
+
+    An epoch visits every window once; batches run on across its end, so nothing is dropped.
+    """
+    epoch, position = divmod(sample, len(windows))
+    return windows[epoch_order(len(windows), seed=seed, epoch=epoch)[position]]

@@ -1,0 +1,276 @@
+"""Training batches from a video folder, through tf.data.
+
+Batch k of a run holds its samples k*B .. (k+1)*B-1, and what a sample is follows from (seed, its number)
+alone: see `clips` for the order and `transforms` for the geometry. So the step is the whole state of the
+input; a checkpoint stores nothing else.
+
+Batches are uint8. Four times fewer bytes pass through the batching, the prefetching and the copy to the
+accelerator than with floats, and the noise of the augmentation is drawn there, in the jitted step, by
+`transforms.to_float_batch`.
+"""
+
+import errno
+import functools
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from jaxdeblur.data.clips import (
+    ClipWindow,
+    WindowSpec,
+    blurred_frame_numbers,
+    cut_windows,
+    sharp_frame_numbers,
+    window_of_sample,
+)
+from jaxdeblur.data.pack import find_packed, open_packed
+from jaxdeblur.data.transforms import Augmentation, check_crop, draw_geometry, orient
+from jaxdeblur.data.video_folder import SIDES, ClipFiles, Side
+
+_PREFETCHED_BATCHES = 2
+_PNG_BIT_DEPTH_BYTE = 24
+
+
+def video_folder_batches(
+    index: Sequence[ClipFiles],
+    *,
+    window: WindowSpec,
+    batch_size: int,
+    crop_px: tuple[int, int],
+    seed: int,
+    augmentation: Augmentation | None,
+    first_batch: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    packed: str | os.PathLike[str] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches, in an order that does not depend on threads.
+
+    Only the frames of a window are decoded, of JPEG files and packed clips only the crop, and no frame twice.
+
+    Args:
+        index: what `index_video_folder` found.
+        window: how the clips are cut into windows.
+        batch_size: B, over all processes.
+        crop_px: (height, width) of the result, at a random place of each window.
+        seed: of the order and the geometry, 0 to 2**32-1.
+        augmentation: rotations and flips; its noise is `to_float_batch`'s. None crops only.
+        first_batch: k to begin as an uninterrupted run goes on after k batches.
+        process_index: which of process_count equal, consecutive parts of every batch this process yields.
+        process_count: processes that share a batch.
+        packed: where `pack_video_folder` was told to write, if elsewhere than in the video folder.
+    Yields:
+        {"blurred": (B / process_count, past+T+future, h, w, 3), "sharp": (B / process_count, T, h, w, 3)},
+        uint8.
+    Raises:
+        ImportError: TensorFlow is missing.
+        ValueError: a clip is shorter than the window or smaller than the crop, or batch_size cannot be
+            shared out. While iterating: a file is damaged or changed; the message names it.
+    """
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared out equally to {process_count} processes; "
+            "choose a positive multiple of their number"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is 0 to {process_count - 1}, not {process_index}")
+    if not 0 <= seed < 2**32 or first_batch < 0:
+        raise ValueError(f"seed is 0 to 2**32-1 and first_batch >= 0, not {seed} and {first_batch}")
+    windows = cut_windows(index, window)
+    for clip in index:
+        check_crop(clip.folder, (clip.height_px, clip.width_px), crop_px, augmentation)
+    plans = _Plans(index, find_packed(index, packed=packed), windows, window, crop_px, seed, augmentation)
+    share = batch_size // process_count
+    return _iterate(
+        import_tensorflow(),
+        plans,
+        first_batch=first_batch,
+        batch_size=batch_size,
+        offset=process_index * share,
+        share=share,
+    )
+
+
+def import_tensorflow() -> ModuleType:
+    """TensorFlow, kept away from the accelerators, which are JAX's.
+
+    Raises:
+        ImportError: it is not installed; says how to.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "reading a video folder for training needs TensorFlow (tf.data); install it with "
+            '`pip install "jaxdeblur[data]"`, or train on the built-in scenes, which need none'
+        ) from error
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """What is to be read for a sample: frame numbers, files and geometry, as plain values."""
+
+    index: Sequence[ClipFiles]
+    packed_folders: Sequence[str | None]
+    windows: Sequence[ClipWindow]
+    spec: WindowSpec
+    crop_px: tuple[int, int]
+    seed: int
+    augmentation: Augmentation | None
+
+    def plan(self, sample: int) -> dict[str, Any]:
+        window = window_of_sample(self.windows, seed=self.seed, sample=sample)
+        clip, folder = self.index[window.clip], self.packed_folders[window.clip]
+        geometry = draw_geometry(
+            seed=self.seed,
+            sample=sample,
+            frame_size_px=(clip.height_px, clip.width_px),
+            crop_px=self.crop_px,
+            augmentation=self.augmentation,
+        )
+        plan: dict[str, Any] = {
+            "packed_folder": os.fsencode(folder or ""),
+            "box_px": np.array([geometry.top_px, geometry.left_px, geometry.height_px, geometry.width_px], np.int32),
+            "turns": np.array([geometry.swap_axes, geometry.reverse_rows, geometry.reverse_columns]),
+        }
+        frame_numbers: dict[Side, list[int]] = {
+            "blur": blurred_frame_numbers(window, clip.n_frames, self.spec),
+            "sharp": sharp_frame_numbers(window, self.spec),
+        }
+        for side, numbers in frame_numbers.items():
+            # Frames that stand for missing neighbours repeat others: read once, then repeat.
+            distinct, positions = np.unique(numbers, return_inverse=True)
+            plan[f"{side}_frames"] = distinct.astype(np.int32)
+            plan[f"{side}_positions"] = positions.astype(np.int32)
+            paths = [] if folder else [os.fsencode(clip.paths(side)[frame]) for frame in distinct]
+            plan[f"{side}_paths"] = np.array(paths, object)
+        return plan
+
+
+def _iterate(
+    tf: ModuleType, plans: _Plans, *, first_batch: int, batch_size: int, offset: int, share: int
+) -> Iterator[dict[str, np.ndarray]]:
+    def samples_of(batch: int) -> range:
+        return range(batch * batch_size + offset, batch * batch_size + offset + share)
+
+    height_px, width_px = plans.crop_px
+    n_frames = {"blur": plans.spec.past + plans.spec.frames + plans.spec.future, "sharp": plans.spec.frames}
+    plan_dtypes = {"packed_folder": tf.string, "box_px": tf.int32, "turns": tf.bool}
+    for side in SIDES:
+        plan_dtypes |= {f"{side}_paths": tf.string, f"{side}_frames": tf.int32, f"{side}_positions": tf.int32}
+
+    def plan_values(local_sample: np.int64) -> list[Any]:
+        batch, position = divmod(int(local_sample), share)
+        plan = plans.plan(samples_of(batch)[position])
+        return [plan[name] for name in plan_dtypes]
+
+    def read(local_sample: Any) -> dict[str, Any]:
+        values = tf.numpy_function(plan_values, [local_sample], list(plan_dtypes.values()), stateful=False)
+        plan = dict(zip(plan_dtypes, values))
+        plan["box_px"] = tf.ensure_shape(plan["box_px"], (4,))
+        return {
+            side: tf.ensure_shape(_read_side(tf, plan, side), (n_frames[side], height_px, width_px, 3))
+            for side in SIDES
+        }
+
+    # Counts this process's samples from the run's beginning; endless in practice.
+    dataset = tf.data.Dataset.range(first_batch * share, np.iinfo(np.int64).max)
+    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.batch(share, drop_remainder=True).prefetch(_PREFETCHED_BATCHES)
+    batches = dataset.as_numpy_iterator()
+    for batch in itertools.count(first_batch):
+        try:
+            images_u8 = next(batches)
+        except tf.errors.OpError as error:
+            # TensorFlow does not say which file it was, but the order is fixed: it is one of this batch.
+            for sample in samples_of(batch):
+                _raise_if_unreadable(tf, plans.plan(sample))
+            error.add_note(f"while reading batch {batch} of the video folder; all its files are readable now")
+            raise
+        yield {"blurred": images_u8["blur"], "sharp": images_u8["sharp"]}
+
+
+def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side) -> Any:
+    """The window of one side, cropped and turned: (frames, h, w, 3) uint8."""
+
+    def from_images() -> Any:
+        return tf.map_fn(
+            lambda path: _decode_crop(tf, path, plan["box_px"]),
+            plan[f"{side}_paths"],
+            fn_output_signature=tf.uint8,
+        )
+
+    def from_packed() -> Any:
+        arguments = [plan["packed_folder"], plan[f"{side}_frames"], plan["box_px"]]
+        return tf.numpy_function(functools.partial(_read_packed, side), arguments, tf.uint8, stateful=False)
+
+    frames = tf.cond(tf.equal(plan["packed_folder"], ""), from_images, from_packed)
+    frames = tf.numpy_function(_turn, [frames, plan["turns"]], tf.uint8, stateful=False)
+    return tf.gather(frames, plan[f"{side}_positions"])
+
+
+def _decode_crop(tf: ModuleType, path: Any, box_px: Any) -> Any:
+    contents = tf.io.read_file(path)
+    top_px, left_px, height_px, width_px = tf.unstack(box_px)
+
+    def png_u8() -> Any:
+        return tf.io.decode_png(contents, channels=3)
+
+    def png_u16_to_u8() -> Any:
+        # Rounded, as image_io does; decode_png itself would cut the low byte off.
+        image_u16 = tf.io.decode_png(contents, channels=3, dtype=tf.uint16)
+        return tf.cast((tf.cast(image_u16, tf.int32) + 128) // 257, tf.uint8)
+
+    def crop_png() -> Any:
+        is_16_bit = tf.equal(tf.strings.substr(contents, _PNG_BIT_DEPTH_BYTE, 1), b"\x10")
+        image_u8 = tf.cond(is_16_bit, png_u16_to_u8, png_u8)
+        return tf.slice(image_u8, [top_px, left_px, 0], [height_px, width_px, 3])
+
+    def crop_jpeg() -> Any:
+        return tf.image.decode_and_crop_jpeg(contents, box_px, channels=3, dct_method="INTEGER_ACCURATE")
+
+    return tf.cond(tf.io.is_jpeg(contents), crop_jpeg, crop_png)
+
+
+def _read_packed(side: Side, folder: bytes, frames: np.ndarray, box_px: np.ndarray) -> np.ndarray:
+    top_px, left_px, height_px, width_px = box_px
+    frames_u8 = open_packed(os.fsdecode(folder), side)
+    # One plain copy a frame; indexing with all frame numbers at once would walk the file pixel by pixel.
+    rows, columns = slice(top_px, top_px + height_px), slice(left_px, left_px + width_px)
+    return np.stack([frames_u8[frame, rows, columns] for frame in frames])
+
+
+def _turn(frames: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    swap_axes, reverse_rows, reverse_columns = turns.tolist()
+    return np.ascontiguousarray(
+        orient(frames, swap_axes=swap_axes, reverse_rows=reverse_rows, reverse_columns=reverse_columns)
+    )
+
+
+def _raise_if_unreadable(tf: ModuleType, plan: dict[str, Any]) -> None:
+    for side in SIDES:
+        if plan["packed_folder"]:
+            _read_packed(side, plan["packed_folder"], plan[f"{side}_frames"], plan["box_px"])
+            continue
+        for path in plan[f"{side}_paths"]:
+            try:
+                _decode_crop(tf, path, plan["box_px"])
+            except tf.errors.NotFoundError as error:
+                raise FileNotFoundError(
+                    errno.ENOENT, "a frame vanished while its video folder was read", os.fsdecode(path)
+                ) from error
+            except tf.errors.OpError as error:
+                reason = " ".join(error.message.split("[Op:")[0].split("\n")[0].split())
+                raise ValueError(
+                    f"{os.fsdecode(path)!r} cannot be decoded, or is smaller than when its folder was "
+                    f"indexed "
+                    f"({reason}); write that frame again or remove its clip"
+                ) from error

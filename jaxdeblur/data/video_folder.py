@@ -1,0 +1,211 @@
+"""The video folder: `<root>/<split>/<clip>/{blur,sharp}/<frame>.png|jpg`, the same frame names on both sides.
+
+Frames are ordered by their names with numbers read as numbers (`9.png` before `10.png`). They are 8-bit RGB;
+grey, grey with alpha, RGBA, palette and 16-bit PNG files are converted: alpha is dropped, 16-bit values v
+become round(v / 257). A folder `<root>/packed` belongs to `jaxdeblur.data.pack` and is no split; hidden
+folders are none either.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from jaxdeblur.data.image_io import read_rgb_u8
+
+PACKED_FOLDER = "packed"
+Side = Literal["blur", "sharp"]
+SIDES: tuple[Side, Side] = ("blur", "sharp")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+_LAYOUT = "<root>/<split>/<clip>/{blur,sharp}/<frame>.png|jpg"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LISTED_AT_MOST = 10
+# Reading a header is waiting for a disk or a network, hardly computing.
+_INDEX_THREADS = 16
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """One clip: where its frames lie and how large they are. Frame i of blur belongs to frame i of sharp."""
+
+    folder: str
+    """`<root>/<split>/<clip>`, absolute."""
+    blur_paths: tuple[str, ...]
+    sharp_paths: tuple[str, ...]
+    height_px: int
+    width_px: int
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.folder)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.blur_paths)
+
+    def paths(self, side: Side) -> tuple[str, ...]:
+        return self.blur_paths if side == "blur" else self.sharp_paths
+
+
+def list_splits(root: str | os.PathLike[str]) -> list[str]:
+    """Names of the splits under root.
+
+    Raises:
+        FileNotFoundError: root is no folder.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"no folder {str(root)!r}; give the root of a video folder, laid out as {_LAYOUT}")
+    return [name for name in _folders_in(root) if name != PACKED_FOLDER]
+
+
+def index_video_folder(root: str | os.PathLike[str], split: str) -> tuple[ClipFiles, ...]:
+    """Finds and checks every clip of a split; reads of each file its header only.
+
+    Returns:
+        The clips, in the order of their names.
+    Raises:
+        FileNotFoundError: root or split does not exist (the message lists the splits that do).
+        ValueError: no clips or no frames; a frame without its partner; frames of unequal size in a clip; a
+            file that is neither PNG nor JPEG.
+    """
+    splits = list_splits(root)
+    split_folder = Path(root).absolute() / split
+    if split not in splits:
+        found = f"it has {', '.join(map(repr, splits))}" if splits else "it has none"
+        raise FileNotFoundError(
+            f"video folder {str(root)!r} has no split {split!r}; {found}; expected layout {_LAYOUT}"
+        )
+    names = _folders_in(split_folder)
+    if not names:
+        raise ValueError(f"split {str(split_folder)!r} holds no clips; expected layout {_LAYOUT}")
+    with ThreadPoolExecutor(_INDEX_THREADS) as pool:
+        return tuple(pool.map(_index_clip, [str(split_folder / name) for name in names]))
+
+
+def read_clip_frame(clip: ClipFiles, frame: int, side: Side) -> np.ndarray:
+    """Frame number `frame` of one side of the clip: (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the file cannot be decoded, or its size is not the one the index found.
+    """
+    path = clip.paths(side)[frame]
+    image_u8 = read_rgb_u8(path)
+    if image_u8.shape != (clip.height_px, clip.width_px, 3):
+        raise ValueError(
+            f"{path!r} is {image_u8.shape[1]}x{image_u8.shape[0]} but was {clip.width_px}x{clip.height_px} "
+            f"when the "
+            "folder was indexed; do not change a video folder while it is read"
+        )
+    return image_u8
+
+
+def iterate_clip(clip: ClipFiles) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blurred and sharp frame after frame, each (H, W, 3) uint8; one pair in memory at a time."""
+    for frame in range(clip.n_frames):
+        yield read_clip_frame(clip, frame, "blur"), read_clip_frame(clip, frame, "sharp")
+
+
+def frame_size_px(path: str) -> tuple[int, int]:
+    """(height, width) of a PNG or JPEG file, from its header.
+
+    Raises:
+        ValueError: the file is empty, cut short within the header, or neither PNG nor JPEG.
+    """
+    with open(path, "rb") as file:
+        start = file.read(24)
+        if start[:8] == _PNG_SIGNATURE and len(start) == 24:
+            return int.from_bytes(start[20:24]), int.from_bytes(start[16:20])
+        if start[:2] == b"\xff\xd8":
+            size = _jpeg_size_px(file)
+            if size is not None:
+                return size
+    state = "is empty" if not start else "is not a PNG or JPEG file, or is cut short"
+    raise ValueError(f"{path!r} {state}; write that frame again or remove its clip")
+
+
+def numeric_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which numbers inside names count as numbers: `a2 < a10`."""
+    # Split with a group alternates text, digits, text, ...; the first item tells them apart.
+    parts = re.split(r"(\d+)", name)
+    return (*((1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)), (2, 0, name))
+
+
+def _jpeg_size_px(file: BinaryIO) -> tuple[int, int] | None:
+    position = 2
+    while True:
+        file.seek(position)
+        marker = file.read(4)
+        if len(marker) < 4 or marker[0] != 0xFF:
+            return None
+        if marker[1] == 0xFF:  # a fill byte before the marker
+            position += 1
+            continue
+        # Start of frame: C0..CF without the three that define tables (C4, C8, CC).
+        if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC):
+            header = file.read(5)  # precision, height, width
+            return None if len(header) < 5 else (int.from_bytes(header[1:3]), int.from_bytes(header[3:5]))
+        position += 2 + int.from_bytes(marker[2:4])
+
+
+def _index_clip(folder: str) -> ClipFiles:
+    blur, sharp = (_frames_by_name(os.path.join(folder, side)) for side in SIDES)
+    faults = [
+        f"{missing_in} has no partner of {_listed(sorted(here.keys() - there.keys(), key=numeric_order))}"
+        for here, there, missing_in in ((blur, sharp, "sharp"), (sharp, blur, "blur"))
+        if here.keys() - there.keys()
+    ]
+    if faults:
+        raise ValueError(
+            f"clip {folder!r}: {'; '.join(faults)}; every frame needs a file of the same name in blur and in sharp"
+        )
+    names = sorted(blur, key=numeric_order)
+    clip_paths = [blur[name] for name in names], [sharp[name] for name in names]
+    height_px, width_px = frame_size_px(clip_paths[0][0])
+    unequal = []
+    for paths in clip_paths:
+        for path in paths:
+            found_height_px, found_width_px = frame_size_px(path)
+            if (found_height_px, found_width_px) != (height_px, width_px):
+                unequal.append(f"{path} is {found_width_px}x{found_height_px}")
+    if unequal:
+        raise ValueError(
+            f"clip {folder!r} has frames of unequal size: its first frame is {width_px}x{height_px} but "
+            f"{_listed(unequal)}; scale or crop them alike, or make clips of their own of them"
+        )
+    return ClipFiles(folder, tuple(clip_paths[0]), tuple(clip_paths[1]), height_px, width_px)
+
+
+def _frames_by_name(folder: str) -> dict[str, str]:
+    """File name without suffix -> path."""
+    if not os.path.isdir(folder):
+        raise ValueError(f"no folder {folder!r}; expected layout {_LAYOUT}")
+    frames: dict[str, str] = {}
+    for file_name in os.listdir(folder):
+        name, suffix = os.path.splitext(file_name)
+        if file_name.startswith(".") or suffix.lower() not in FRAME_SUFFIXES:
+            continue
+        path = os.path.join(folder, file_name)
+        if name in frames:
+            raise ValueError(f"{frames[name]!r} and {path!r} are the same frame twice; remove one of them")
+        frames[name] = path
+    if not frames:
+        raise ValueError(f"folder {folder!r} holds no frames; expected {' or '.join(FRAME_SUFFIXES)} files in it")
+    return frames
+
+
+def _folders_in(folder: str | os.PathLike[str]) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(names, key=numeric_order)
+
+
+def _listed(items: Iterable[str]) -> str:
+    items = list(items)
+    more = len(items) - _LISTED_AT_MOST
+    return ", ".join(items[:_LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,149 @@
+"""How papers score a restored frame. A figure means something only with its protocol: SSIM above all differs between them.
+
+Each takes one restored and one sharp frame, float (H, W, 3) in [0, 1], and returns PSNR in decibel and SSIM.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdeblur.ops.filters import correlate_axis, gaussian_taps
+from jaxdeblur.ops.quality import GAUSSIAN_11, psnr_db, ssim, structural_similarity, window_mean
+from jaxdeblur.ops.resample import downsample_area
+from jaxdeblur.ops.warp import warp_blocks
+from jaxdeblur.types import Displacement, Image, Scalars
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def round_u8(image: Image) -> Image:
+    """The values an 8-bit file would hold, still in [0, 1]."""
+    return jnp.round(jnp.clip(jnp.asarray(image, jnp.float32), 0.0, 1.0) * 255) / 255
+
+
+@jax.jit
+def common(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
+    """What most of the field reports: 8-bit RGB, no border cut; PSNR over all values, SSIM per channel with the 11 x 11
+    Gaussian window."""
+    restored, sharp = round_u8(restored), round_u8(sharp)
+    return psnr_db(restored, sharp), ssim(restored, sharp)
+
+
+@jax.jit
+def mtu_inloop(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
+    """The multi-task units' Python evaluation: floats, not rounded; SSIM with a 7 x 7 uniform window and sample covariance, a
+    border of 3 pixels left out."""
+    restored, sharp = jnp.clip(jnp.asarray(restored, jnp.float32), 0, 1), jnp.asarray(sharp, jnp.float32)
+    return psnr_db(restored, sharp), jnp.mean(_uniform_ssim(restored, sharp))
+
+
+def _uniform_ssim(image: jax.Array, reference: jax.Array) -> jax.Array:
+    return structural_similarity(image, reference, window_mean(np.full(7, 1 / 7)), covariance_scale=49 / 48)
+
+
+@jax.jit
+def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
+    """The multi-task units' MATLAB script as shipped: 8-bit RGB; its SSIM takes the frame for a volume and filters along the
+    colour axis, too (Gaussian, sigma 1.5, 11 taps, repeated border), and is higher than a per-channel one."""
+    restored, sharp = round_u8(restored), round_u8(sharp)
+
+    def mean(volume: jax.Array) -> jax.Array:
+        for axis in (-3, -2, -1):
+            pad = [(0, 0)] * volume.ndim
+            pad[axis] = (5, 5)
+            volume = correlate_axis(jnp.pad(volume, pad, mode="edge"), GAUSSIAN_11, axis)
+        return volume
+
+    return psnr_db(restored, sharp), jnp.mean(structural_similarity(restored, sharp, mean))
+
+
+def mtu_aligned(restored: Image, sharp: Image) -> tuple[float, float]:
+    """Alignment-based (Koehler et al. 2012): 8-bit; gain that best fits the truth, then the whole-pixel circular shift of
+    highest correlation; luma; SSIM of Wang et al. on the valid region."""
+    psnr, similarity, _ = align_and_score(restored, sharp)
+    return psnr, similarity
+
+
+def align_and_score(restored: Image, sharp: Image) -> tuple[float, float, tuple[int, int]]:
+    """As mtu_aligned; also the shift (rows, columns) that was applied to the restored frame."""
+    result = np.asarray(round_u8(restored), np.float64) * 255
+    truth = np.asarray(round_u8(sharp), np.float64) * 255
+    energy = np.sum(result * result)
+    if energy > 0:
+        result = result * (np.sum(truth * result) / energy)
+    height, width, _ = truth.shape
+    spectrum = np.fft.fft2(truth.mean(-1)) * np.conj(np.fft.fft2(result.mean(-1)))
+    peak = int(np.argmax(np.fft.ifft2(spectrum).real))
+    rows, columns = (int((v + n // 2) % n - n // 2) for v, n in zip(divmod(peak, width), (height, width), strict=True))
+    result = np.roll(result, (rows, columns), (0, 1))
+    inside = np.zeros((height, width, 1))
+    inside[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = 1
+    luma_result, luma_truth = (np.sum(image * inside * LUMA, axis=-1, keepdims=True) for image in (result, truth))
+    error = np.mean((luma_result - luma_truth) ** 2)
+    size = min(11, height, width)
+    mean = window_mean(gaussian_taps(size, 1.5))
+    # In [0, 1] for float32's sake; SSIM does not depend on the scale.
+    maps = structural_similarity(
+        jnp.asarray(luma_result / 255, jnp.float32), jnp.asarray(luma_truth / 255, jnp.float32), mean
+    )
+    psnr = float(10 * np.log10(255**2 / error)) if error > 0 else float("inf")
+    return psnr, float(jnp.mean(maps)), (rows, columns)
+
+
+@partial(jax.jit, static_argnames="quarter")
+def motion_accuracy(
+    displacement_cur_to_prev: Displacement,
+    sharp_previous: Image,
+    sharp_current: Image,
+    *,
+    quarter: bool = True,
+) -> tuple[Scalars, Scalars]:
+    """How well whole displacements align the previous sharp frame: masked PSNR and SSIM (7 x 7 uniform window).
+
+    The previous frame and an all-ones mask are moved at full resolution; then, with `quarter`, both and the current frame are
+    brought to quarter resolution by area. PSNR = 10 log10(sum of mask / sum of mask * difference^2), over channels too.
+
+    Args:
+        displacement_cur_to_prev: (H/4, W/4, 2), quarter-resolution pixels.
+        sharp_previous, sharp_current: (H, W, 3) in [0, 1].
+    """
+    previous, current = jnp.asarray(sharp_previous, jnp.float32), jnp.asarray(sharp_current, jnp.float32)
+    moved, mask = (
+        warp_blocks(image[None], displacement_cur_to_prev[None], block=4)[0]
+        for image in (previous, jnp.ones_like(previous))
+    )
+    if quarter:
+        moved, mask, current = (downsample_area(image, 4) for image in (moved, mask, current))
+    psnr = 10 * jnp.log10(jnp.sum(mask) / jnp.sum(mask * jnp.square(moved - current)))
+    pad = [(3, 3), (3, 3), (0, 0)]
+    similarity = _uniform_ssim(jnp.pad(moved, pad, mode="symmetric"), jnp.pad(current, pad, mode="symmetric"))
+    return psnr, jnp.sum(mask * similarity) / jnp.sum(mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A way to score frames, which frames of a clip count, and what is averaged.
+
+    skip_first: frames at the start of each clip that are not scored.
+    over: "clips": mean of clip means; "frames": mean over all frames of all clips.
+    """
+
+    name: str
+    score: Callable[[Image, Image], tuple[Scalars | float, Scalars | float]]
+    skip_first: int
+    over: str
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("common", common, 0, "clips"),
+        Protocol("mtu_inloop", mtu_inloop, 0, "frames"),
+        Protocol("mtu_matlab", mtu_matlab, 1, "frames"),
+        Protocol("mtu_aligned", mtu_aligned, 1, "frames"),
+    )
+}

@@ -1,0 +1,123 @@
+"""Scoring restored clips: frame by frame under a protocol, streamed, so that a clip's length costs no memory."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from jaxdeblur.evaluation.protocols import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationClip:
+    """A clip with its truth. `frames()` yields (blurred, sharp), uint8 (H, W, 3), from the first frame each time."""
+
+    name: str
+    frames: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScore:
+    """PSNR in decibel and SSIM of the blurred and the restored frame against the sharp one."""
+
+    clip: str
+    frame: int
+    psnr_blurred_db: float
+    psnr_restored_db: float
+    ssim_blurred: float
+    ssim_restored: float
+
+    @property
+    def gain_db(self) -> float:
+        return self.psnr_restored_db - self.psnr_blurred_db
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipScore:
+    """Means over the scored frames of a clip (or of all clips, under the name "mean")."""
+
+    clip: str
+    frames: int
+    psnr_blurred_db: float
+    psnr_restored_db: float
+    gain_db: float
+    ssim_blurred: float
+    ssim_restored: float
+
+
+def score_clip(
+    clip: EvaluationClip, restore: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]], protocol: Protocol
+) -> Iterator[FrameScore]:
+    """Restores a clip and scores its frames one by one.
+
+    Args:
+        restore: a stream of float32 frames in [0, 1] to as many restored ones (jaxdeblur.restore with its model bound).
+    """
+    blurred_frames = (_to_float(blurred) for blurred, _ in clip.frames())
+    for number, ((blurred_u8, sharp_u8), restored) in enumerate(
+        zip(clip.frames(), restore(blurred_frames), strict=True)
+    ):
+        if number < protocol.skip_first:
+            continue
+        sharp = _to_float(sharp_u8)
+        psnr_blurred, ssim_blurred = protocol.score(_to_float(blurred_u8), sharp)
+        psnr_restored, ssim_restored = protocol.score(np.asarray(restored), sharp)
+        yield FrameScore(
+            clip.name,
+            number,
+            float(psnr_blurred),
+            float(psnr_restored),
+            float(ssim_blurred),
+            float(ssim_restored),
+        )
+
+
+def frames_of(
+    clip: EvaluationClip, restore: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]], number: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blurred, restored and sharp frame of a number, uint8, for a picture."""
+    restored_frames = restore(blurred for blurred, _ in clip.frames())
+    for frame, ((blurred, sharp), restored) in enumerate(zip(clip.frames(), restored_frames, strict=True)):
+        if frame == number:
+            return blurred, np.asarray(restored), sharp
+    raise ValueError(f"clip {clip.name} has no frame {number}")
+
+
+def clip_scores(scores: Iterable[FrameScore], protocol: Protocol) -> list[ClipScore]:
+    """A row a clip, in order of appearance, and last the mean as the protocol takes it."""
+    by_clip: dict[str, list[FrameScore]] = {}
+    for score in scores:
+        by_clip.setdefault(score.clip, []).append(score)
+    if not by_clip:
+        raise ValueError(
+            f"no frame was scored: protocol {protocol.name} leaves out the first {protocol.skip_first} frames of each clip"
+        )
+    rows = [_mean(name, frames) for name, frames in by_clip.items()]
+    everything = [frame for frames in by_clip.values() for frame in frames]
+    mean = _mean("mean", everything)
+    if protocol.over == "clips":
+        means = {
+            field: float(np.mean([getattr(row, field) for row in rows]))
+            for field in ("psnr_blurred_db", "psnr_restored_db", "gain_db", "ssim_blurred", "ssim_restored")
+        }
+        mean = ClipScore("mean", len(everything), **means)
+    return [*rows, mean]
+
+
+def _mean(name: str, frames: list[FrameScore]) -> ClipScore:
+    def mean(field: str) -> float:
+        return float(np.mean([getattr(frame, field) for frame in frames]))
+
+    return ClipScore(
+        name,
+        len(frames),
+        mean("psnr_blurred_db"),
+        mean("psnr_restored_db"),
+        mean("gain_db"),
+        mean("ssim_blurred"),
+        mean("ssim_restored"),
+    )
+
+
+def _to_float(image_u8: np.ndarray) -> np.ndarray:
+    return image_u8.astype(np.float32) / np.float32(255)

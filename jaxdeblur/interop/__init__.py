@@ -1,0 +1,41 @@
+"""Released weights -> our variables. Nothing here needs PyTorch but opening its files (`interop.files`)."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from jaxdeblur.interop import lite_flow_net, multi_task_unit
+from jaxdeblur.interop.layout import Table, find_faults, to_variables
+from jaxdeblur.types import Variables
+
+# The table of a model may depend on the file: prefixes, layers that serve training only.
+TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
+    "mtu1": partial(multi_task_unit.table, units=1, channels=26, blocks=8),
+    "mtu2": partial(multi_task_unit.table, units=2, channels=26, blocks=8),
+    "mtu4": partial(multi_task_unit.table, units=4, channels=26, blocks=8),
+    "mtu10": partial(multi_task_unit.table, units=10, channels=26, blocks=8),
+    "mtu10l": partial(multi_task_unit.table, units=10, channels=48, blocks=6),
+    "liteflownet": lite_flow_net.table,
+}
+
+
+def from_torch(name: str, state_dict: Mapping[str, Any]) -> Variables:
+    """Flax variables, NumPy float32, from released weights.
+
+    Args:
+        name: a model, as for `jaxdeblur.create_model`.
+        state_dict: the official names and their arrays (anything `np.asarray` takes);
+            `interop.files.load_torch_file` reads it from a file.
+    Raises:
+        ValueError: the name is unknown, or the weights are not this model's; then every missing, unexpected
+            and wrong-shaped name is listed, and the model they do fit, if any, is named.
+    """
+    if name not in TABLES:
+        raise ValueError(f"no released weights are known for {name!r}; choose from {', '.join(TABLES)}")
+    table = TABLES[name](state_dict)
+    faults = find_faults(table, state_dict)
+    if faults:
+        fitting = [other for other in TABLES if not find_faults(TABLES[other](state_dict), state_dict)]
+        hint = f"\nThey are the weights of {fitting[0]}." if fitting else ""
+        raise ValueError(f"these are not the weights of {name}:\n" + "\n".join(faults) + hint)
+    return to_variables(table, state_dict)

@@ -1,0 +1,49 @@
+"""Opens the files released weights come in; the one place that needs PyTorch."""
+
+import os
+import pickle
+from collections.abc import Mapping
+
+import numpy as np
+
+# What training code wraps the weights in: {"state_dict": ..., "epoch": 3}, {"params": ...}.
+WRAPPERS = ("state_dict", "params")
+
+
+def load_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Official names -> arrays, from a .pth, .pt or .pytorch file; floats of any precision come as float32.
+
+    Only tensors and plain values are unpickled: a file that would run code is refused, not run.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        OSError: the file cannot be opened.
+        ValueError: it is no checkpoint, is damaged, or holds anything but named tensors.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f'opening {path} needs PyTorch: pip install "jaxdeblur[convert]" (only to open such files)'
+        ) from error
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} was not loaded: it is damaged, or holds Python objects, which could run code. "
+                "If you trust it, save its state_dict() alone where it was made, and convert that"
+            ) from error
+        except Exception as error:  # torch meets foreign bytes with whatever its parser trips over
+            raise ValueError(f"{path} is no PyTorch checkpoint, or is damaged or cut short") from error
+    while isinstance(content, Mapping) and (inner := [key for key in WRAPPERS if key in content]):
+        content = content[inner[0]]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{path} holds {content!r:.60} where a state_dict (name -> tensor) is expected")
+    strangers = [str(name) for name, value in content.items() if not torch.is_tensor(value)]
+    if strangers:
+        raise ValueError(f"{path} is no state_dict; these entries are no tensors: {', '.join(strangers)}")
+    return {
+        str(name): (value.float() if value.is_floating_point() else value).detach().numpy()
+        for name, value in content.items()
+    }

@@ -1,0 +1,95 @@
+"""How released PyTorch weights are laid out, and how a file of them is matched to a model: all or nothing.
+
+A table lists every tensor of a model under its official name, in the official order. Ours are channels last:
+convolutions (height, width, in, out), transposed ones likewise and flipped in both axes, because PyTorch
+defines them as the gradient of a convolution, while ours are convolutions over the dilated input.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdeblur.types import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One row of a table: where an official tensor goes, how it gets there, and the shape it must have."""
+
+    path: tuple[str, ...]
+    convert: Callable[[np.ndarray], np.ndarray]
+    official_shape: tuple[int, ...]
+
+
+Table = dict[str, Tensor]
+
+
+def conv(weight: np.ndarray) -> np.ndarray:
+    """(out, in, height, width) -> (height, width, in, out)."""
+    return weight.transpose(2, 3, 1, 0)
+
+
+def conv_transpose(weight: np.ndarray) -> np.ndarray:
+    """(in, out, height, width) -> (height, width, in, out), flipped in height and width."""
+    return weight.transpose(2, 3, 0, 1)[::-1, ::-1]
+
+
+def depthwise_conv_transpose(weight: np.ndarray) -> np.ndarray:
+    """(channels, 1, height, width) -> (height, width, 1, channels), flipped in height and width."""
+    return weight.transpose(2, 3, 1, 0)[::-1, ::-1]
+
+
+def flat(weight: np.ndarray) -> np.ndarray:
+    """Any shape -> its numbers in order; what a vector needs."""
+    return weight.reshape(-1)
+
+
+def conv_rows(
+    name: str, path: Iterable[str], *, inputs: int, outputs: int, kernel_size: int | tuple[int, int]
+) -> Table:
+    """The weight and bias of a convolution called `name`."""
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    return _rows(name, path, conv, (outputs, inputs, height, width), outputs)
+
+
+def conv_transpose_rows(name: str, path: Iterable[str], *, inputs: int, outputs: int, kernel_size: int) -> Table:
+    """The weight and bias of a transposed convolution called `name`."""
+    return _rows(name, path, conv_transpose, (inputs, outputs, kernel_size, kernel_size), outputs)
+
+
+def _rows(name: str, path: Iterable[str], convert: Callable, weight_shape: tuple[int, ...], outputs: int) -> Table:
+    return {
+        f"{name}.weight": Tensor((*path, "kernel"), convert, weight_shape),
+        f"{name}.bias": Tensor((*path, "bias"), flat, (outputs,)),
+    }
+
+
+def find_faults(table: Table, state_dict: Mapping[str, Any]) -> list[str]:
+    """What keeps these weights from being the table's: lines for missing, unexpected, wrong-shaped names."""
+    missing = [name for name in table if name not in state_dict]
+    unexpected = [str(name) for name in state_dict if name not in table]
+    wrong = []
+    for name, tensor in table.items():
+        if name not in state_dict:
+            continue
+        array = np.asarray(state_dict[name])
+        if array.shape != tensor.official_shape or not jnp.issubdtype(array.dtype, jnp.floating):
+            wrong.append(f"{name} (expected floats {tensor.official_shape}, got {array.dtype.name} {array.shape})")
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
+    return [f"{len(names)} {what}: {', '.join(names)}" for what, names in parts.items() if names]
+
+
+def to_variables(table: Table, state_dict: Mapping[str, Any]) -> Variables:
+    """The Flax variables, float32, of weights in which `find_faults` found none."""
+    params: dict[str, Any] = {}
+    for name, tensor in table.items():
+        *parents, leaf = tensor.path
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        # A copy, so that nothing done to the variables reaches the caller's arrays.
+        node[leaf] = np.array(tensor.convert(np.asarray(state_dict[name])), np.float32, order="C")
+    return {"params": params}

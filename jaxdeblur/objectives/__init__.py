@@ -1,0 +1,40 @@
+"""What is minimised, one file a paper."""
+
+from typing import Protocol
+
+import jax
+
+from jaxdeblur.types import Batch, PyTree
+
+
+class Objective(Protocol):
+    """A paper's training rule, as the train step sees it.
+
+    A batch gives `updates_per_batch` optimiser updates, t = 0, 1, ..., between which a carry is handed on. Each loss group
+    has an optimiser of its own; all gradients of an update are taken at the same parameters and the updates are added.
+    """
+
+    @property
+    def groups(self) -> tuple[str, ...]: ...
+
+    @property
+    def updates_per_batch(self) -> int: ...
+
+    def prepare(self, batch: Batch, frozen: PyTree) -> PyTree:
+        """What the losses need of a batch, made once: batch axis first in every leaf. `frozen` are variables of networks
+        that are not trained."""
+        ...
+
+    def init_carry(self, prepared: PyTree) -> PyTree:
+        """The carry before the batch's first update: batch axis first in every leaf of one or more axes."""
+        ...
+
+    def losses(
+        self, params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], PyTree, dict[str, jax.Array]]:
+        """Losses by group (scalars, means over the batch), the next carry, and scalars to report."""
+        ...
+
+    def is_trained(self, group: str, path: tuple[str, ...]) -> bool:
+        """Whether a group's optimiser moves the parameter at this path of the tree."""
+        ...

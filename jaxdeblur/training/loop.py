@@ -1,0 +1,230 @@
+"""The training loop: batches in, checkpoints, records and a live line out; goes on where it was stopped."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxdeblur.checkpoint import Checkpoints
+from jaxdeblur.training.records import Records
+from jaxdeblur.training.state import TrainState, from_items, to_items
+from jaxdeblur.types import Batch, PyTree
+
+logger = logging.getLogger(__name__)
+
+Evaluation = tuple[dict[str, float], np.ndarray]
+"""Metrics, among them psnr_db, and a picture (H, W, 3) uint8."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient stopped being a number."""
+
+
+def train(
+    state: TrainState,
+    train_step: Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, jax.Array]]],
+    batches: Callable[[int], Iterator[Batch]],
+    *,
+    frozen: PyTree,
+    workdir: Path,
+    config: dict[str, Any],
+    steps: int,
+    updates_per_batch: int,
+    log_every: int,
+    checkpoint_every: int,
+    evaluate_every: int,
+    evaluate: Callable[[PyTree], Evaluation],
+    show_picture: Callable[[Path, np.ndarray], None],
+) -> TrainState:
+    """Trains until `steps` updates have been made, from the newest checkpoint in the workdir if there is one.
+
+    A run killed at any moment and started again makes the same updates as one never stopped: the batch is a function of the
+    step. SIGTERM and Ctrl-C save and leave. Counts of steps are optimiser updates; all happen at the end of the batch in
+    which they fall due.
+
+    Args:
+        state: before the first update, on the devices to be used; donated.
+        train_step: compiled, donates its state; see make_train_step.
+        batches: number of the first batch -> batches on the devices.
+        frozen: variables of networks that are not trained.
+        config: saved with each checkpoint.
+        evaluate: parameters (the moving average where one is kept) -> metrics and a picture.
+        show_picture: writes a picture to a path.
+    Returns:
+        The final state.
+    Raises:
+        NonFiniteLossError: names the term and the step; nothing after the last good checkpoint is saved.
+    """
+    checkpoints = Checkpoints(workdir)
+    stop = _StopRequest()
+    try:
+        restored = checkpoints.restore(to_items(state))
+        if restored is not None:
+            state = from_items(restored)
+            logger.info("going on at step %d of %d", int(state.step), steps)
+        step = int(state.step)
+        main = jax.process_index() == 0
+        records = Records(workdir, step) if main else None
+        pending: list[dict[str, jax.Array]] = []
+        saved = step if restored is not None else -1
+        source = batches(step // updates_per_batch)
+        with stop, _Line(steps, step, show=main) as line:
+            while step < steps and not stop.requested(checkpoints, step):
+                batch = next(source)
+                images = math.prod(batch["sharp"].shape[:2])
+                state, metrics = train_step(state, batch, frozen)
+                before, step = step, step + updates_per_batch
+                pending.append(metrics)
+                done = step >= steps
+                due = [
+                    done or step // every > before // every for every in (log_every, checkpoint_every, evaluate_every)
+                ]
+                if any(due):
+                    rows = _finite_rows(pending, step, updates_per_batch)
+                    rate = line.advance(step, images * len(pending), rows[-1][1])
+                    pending = []
+                    if records is not None:
+                        records.write("losses", rows)
+                        line.say(*rows[-1], rate)
+                scores = None
+                if due[2]:
+                    scores, picture = evaluate(state.params if state.ema is None else state.ema)
+                    if records is not None:
+                        records.write("validation", [(step, scores)])
+                        records.picture("validation", step, picture)
+                        show_picture(workdir / "pictures" / f"step_{step:08d}.png", picture)
+                        line.say(step, scores, None)
+                if due[1] or due[2]:
+                    checkpoints.save(step, to_items(state), config, scores)
+                    saved = step
+            if pending and (rows := _finite_rows(pending, step, updates_per_batch)) and records is not None:
+                records.write("losses", rows)
+        if saved != step:
+            checkpoints.save(step, to_items(state), config)
+        checkpoints.wait()
+        if step < steps:
+            logger.warning("stopped at step %d of %d and saved; the same command goes on from here", step, steps)
+        if records is not None:
+            records.close()
+        return state
+    finally:
+        checkpoints.close()
+
+
+Row = tuple[int, dict[str, float]]
+
+
+def _finite_rows(pending: list[dict[str, jax.Array]], step: int, updates_per_batch: int) -> list[Row]:
+    """The mean over each batch's updates, with the step the batch ended at; the last of them ended at `step`."""
+    rows = []
+    for behind, metrics in zip(reversed(range(len(pending))), pending, strict=True):
+        end = step - behind * updates_per_batch
+        host = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in metrics.items()}
+        bad = {name: np.flatnonzero(~np.isfinite(values)) for name, values in host.items()}
+        if found := sorted((int(where[0]), name) for name, where in bad.items() if where.size):
+            at = found[0][0]
+            names = ", ".join(name for update, name in found if update == at)
+            raise NonFiniteLossError(
+                f"{names} is not finite at step {end - updates_per_batch + 1 + at}; the last checkpoint before it is kept. "
+                "Lower the learning rate, clip gradients, or train in float32"
+            )
+        rows.append((end, {name: float(values.mean()) for name, values in host.items()}))
+    return rows
+
+
+class _StopRequest:
+    """Turns SIGTERM and the first Ctrl-C into a request to stop after the batch at hand."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._requested = True
+
+    def requested(self, checkpoints: Checkpoints, step: int) -> bool:
+        # With several processes all must stop at one step; the runtime's own signal tells them which.
+        return checkpoints.reached_preemption(step) if jax.process_count() > 1 else self._requested
+
+
+class _Line:
+    """The live line on a terminal; plain lines elsewhere."""
+
+    def __init__(self, steps: int, step: int, *, show: bool) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live = show and self._console.is_terminal
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("", total=steps, completed=step, text="")
+        self._steps, self._first_step = steps, step
+        self._start: float | None = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "_Line":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+    def advance(self, step: int, images: int, values: dict[str, float]) -> tuple[float, float]:
+        """Returns images a second since the last call and seconds left at that rate."""
+        now = time.monotonic()
+        rate = images / (now - self._last)
+        if self._start is None:  # the first interval holds the compilation
+            self._start, self._first_step = now, step
+            left_s = math.nan
+        else:
+            left_s = (now - self._start) / (step - self._first_step) * (self._steps - step)
+        self._last = now
+        text = f"{_main_loss(values)} {rate:.1f} images/s"
+        self._progress.update(self._task, completed=min(step, self._steps), text=text)
+        return rate, left_s
+
+    def say(self, step: int, values: dict[str, float], rate: tuple[float, float] | None) -> None:
+        parts = [f"step {step}/{self._steps}"]
+        parts += [f"{name} {value:.5g}" for name, value in values.items() if not name.startswith("gradient_norm")]
+        if rate is not None:
+            parts.append(f"{rate[0]:.1f} images/s")
+            if math.isfinite(rate[1]):
+                parts.append(f"{_clock(rate[1])} left")
+        self._console.print("  ".join(parts))
+
+
+def _main_loss(values: dict[str, float]) -> str:
+    name = next(name for name in values if name.startswith("loss_"))
+    return f"{name} {values[name]:.4g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, whole_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole_s:02d}" if hours else f"{minutes}:{whole_s:02d}"

@@ -1,0 +1,62 @@
+"""What a run writes down: metrics as CSV and for TensorBoard. Both go on seamlessly when a run goes on."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class Records:
+    """`<workdir>/<name>.csv`, a row a record, and TensorBoard events beside them.
+
+    Args:
+        first_step: rows at later steps, left by a run that was killed after its last checkpoint, are dropped.
+    """
+
+    def __init__(self, workdir: Path, first_step: int) -> None:
+        self._workdir = workdir
+        self._first_step = first_step
+        self._columns: dict[str, list[str]] = {}
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, name: str, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Appends rows (step, values) to <name>.csv and shows the last in TensorBoard. All have the columns of the first."""
+        file = self._workdir / f"{name}.csv"
+        if name not in self._columns:
+            self._columns[name] = self._open(file, list(rows[0][1]))
+        columns = self._columns[name]
+        with file.open("a", newline="") as stream:
+            lines = [[step, *(repr(values[column]) for column in columns)] for step, values in rows]
+            csv.writer(stream).writerows(lines)
+        step, values = rows[-1]
+        for key, value in values.items():
+            self._board.add_scalar(f"{name}/{key}", value, step)
+
+    def picture(self, name: str, step: int, image_u8: np.ndarray) -> None:
+        """Shows an (H, W, 3) image in TensorBoard."""
+        self._board.add_image(name, image_u8, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _open(self, file: Path, columns: list[str]) -> list[str]:
+        header = ["step", *columns]
+        rows: list[Any] = []
+        if file.exists():
+            with file.open(newline="") as stream:
+                header, *rows = list(csv.reader(stream)) or [header]
+            if set(columns) != set(header[1:]):
+                raise ValueError(
+                    f"{file} has the columns {header[1:]}, the run now writes {columns}; use a new workdir"
+                )
+        # A row cut short by the end of a process has no full set of columns.
+        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= self._first_step]
+        partial = file.with_name(f".{file.name}.partial")
+        with partial.open("w", newline="") as stream:
+            csv.writer(stream).writerows([header, *kept])
+        os.replace(partial, file)
+        return header[1:]

@@ -1,0 +1,101 @@
+"""The train step: all updates of one batch in one compiled call."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdeblur.objectives import Objective
+from jaxdeblur.training.state import TrainState
+from jaxdeblur.types import Batch, PyTree
+
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    objective: Objective,
+    optimizers: dict[str, optax.GradientTransformation],
+    *,
+    ema_decay: float | None = None,
+    microbatches: int = 1,
+) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
+    """Builds (state, batch, frozen variables) -> (state, metrics), to be jitted with the state donated.
+
+    Each metric has one value an update: every term the objective reports, `loss_<group>` and `gradient_norm_<group>` (before
+    clipping).
+
+    Args:
+        optimizers: one for each of the objective's groups.
+        ema_decay: decay a step of the parameters' moving average; None keeps none.
+        microbatches: parts a batch is cut into, one after another, for lack of memory: gradients and metrics are their mean.
+    """
+
+    def gradients(
+        params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+    ) -> tuple[dict[str, PyTree], PyTree, Metrics]:
+        # One linearisation, transposed once a group: the forward pass is shared, and a group's backward pass visits only
+        # what its loss depends on. (Two calls of jax.grad repeat the forward pass: XLA does not merge them.)
+        def all_losses(params: PyTree) -> tuple[dict[str, jax.Array], tuple[PyTree, Metrics]]:
+            losses, carry_out, terms = objective.losses(params, prepared, carry, t, key)
+            return losses, (carry_out, terms)
+
+        losses, tangent, (carry_out, terms) = jax.linearize(all_losses, params, has_aux=True)
+        grads = {}
+        for group in objective.groups:
+            transpose = jax.linear_transpose(lambda p, group=group: tangent(p)[group], params)
+            (grads[group],) = transpose(jnp.ones_like(losses[group]))
+        metrics = {**terms, **{f"loss_{group}": losses[group] for group in objective.groups}}
+        return grads, carry_out, metrics
+
+    def accumulated(
+        params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+    ) -> tuple[dict[str, PyTree], PyTree, Metrics]:
+        if microbatches == 1:
+            return gradients(params, prepared, carry, t, key)
+
+        def body(total: PyTree, part: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            grads, carry_out, metrics = gradients(params, part[0], part[1], t, key)
+            return jax.tree.map(lambda a, b: a + b / microbatches, total, (grads, metrics)), carry_out
+
+        part = jax.tree.map(lambda x: x[0], (prepared, carry))
+        shapes = jax.eval_shape(lambda part: gradients(params, part[0], part[1], t, key), part)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
+        (grads, metrics), carry = jax.lax.scan(body, zeros, (prepared, carry))
+        return grads, carry, metrics
+
+    def train_step(state: TrainState, batch: Batch, frozen: PyTree) -> tuple[TrainState, Metrics]:
+        prepared = objective.prepare(batch, frozen)
+        carry = objective.init_carry(prepared)
+        if microbatches > 1:
+            prepared, carry = jax.tree.map(lambda x: _split(x, microbatches), (prepared, carry))
+        key = jax.random.wrap_key_data(state.key_data)
+
+        def update(
+            state_and_carry: tuple[TrainState, PyTree], t: jax.Array
+        ) -> tuple[tuple[TrainState, PyTree], Metrics]:
+            state, carry = state_and_carry
+            grads, carry, metrics = accumulated(state.params, prepared, carry, t, jax.random.fold_in(key, state.step))
+            params, optimizer = state.params, {}
+            for group, transformation in optimizers.items():
+                metrics[f"gradient_norm_{group}"] = optax.global_norm(grads[group])
+                updates, optimizer[group] = transformation.update(grads[group], state.optimizer[group], state.params)
+                params = optax.apply_updates(params, updates)
+            ema = state.ema
+            if ema_decay is not None:
+                ema = jax.tree.map(lambda mean, new: ema_decay * mean + (1 - ema_decay) * new, ema, params)
+            state = TrainState(state.step + 1, params, optimizer, ema, state.key_data)
+            return (state, carry), metrics
+
+        (state, _), metrics = jax.lax.scan(update, (state, carry), jnp.arange(objective.updates_per_batch))
+        return state, metrics
+
+    return train_step
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    """(B, ...) -> (parts, B / parts, ...); what has no batch axis is repeated. Example b goes to part b % parts, so that each
+    device keeps the examples it holds."""
+    if x.ndim == 0:
+        return jnp.broadcast_to(x, (parts,))
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

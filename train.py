@@ -1,0 +1,122 @@
+"""Trains a network: python train.py --config=configs/mtu.py [--workdir=runs/mtu] [--config.field=value ...]
+
+A run that was stopped, however it was, goes on when the same command is given again.
+"""
+
+import functools
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+import jaxdeblur.config as parts
+from jaxdeblur import restore
+from jaxdeblur.data.image_io import replacing
+from jaxdeblur.evaluation.pictures import stack, strip, write_picture
+from jaxdeblur.evaluation.protocols import PROTOCOLS
+from jaxdeblur.evaluation.scores import clip_scores, frames_of, score_clip
+from jaxdeblur.models import example_inputs
+from jaxdeblur.training import loop
+from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
+from jaxdeblur.training.state import init_state
+from jaxdeblur.training.step import make_train_step
+from jaxdeblur.types import PyTree
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the run, such as configs/mtu.py or configs/mtu.py:smoke")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; by default runs/<config>[_<variant>]")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of a multi-host run first")
+
+logger = logging.getLogger("train")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    config = parts.resolve(_CONFIG.value)
+    workdir = Path(_WORKDIR.value or default_workdir()).absolute()
+
+    mesh = make_mesh()
+    check_batch_size(config.data.batch_size, mesh, config.training.microbatches)
+    model = parts.build_model(config)
+    objective = parts.build_objective(config, model)
+    optimizers = parts.build_optimizers(config, objective)
+    protocol = PROTOCOLS[config.evaluation.protocol]
+    batches = parts.training_batches(config, model, mesh)
+    clips = parts.evaluation_clips(config, model, mesh, held_out="validation")
+    frozen = replicate(parts.load_frozen(config), mesh)
+
+    open_workdir(workdir, config)
+    logger.info("%s: %d devices, %s", workdir, mesh.devices.size, mesh.devices.flat[0].device_kind)
+    if config.data.note:
+        logger.warning("%s", config.data.note)
+
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    params = model.init(init_key, *example_inputs(model))["params"]
+    state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
+    train_step = make_train_step(
+        objective, optimizers, ema_decay=config.training.ema_decay, microbatches=config.training.microbatches
+    )
+
+    def evaluate(params: PyTree) -> loop.Evaluation:
+        variables = {"params": jax.tree.map(lambda x: x.addressable_data(0), params)}
+        run = functools.partial(restore, model=model, variables=variables)
+        mean = clip_scores((score for clip in clips for score in score_clip(clip, run, protocol)), protocol)[-1]
+        scores = {
+            "psnr_db": mean.psnr_restored_db,
+            "psnr_gain_db": mean.gain_db,
+            "ssim": mean.ssim_restored,
+        }
+        return scores, stack([strip(frames_of(clip, run, config.data.frames // 2)) for clip in clips[:4]])
+
+    loop.train(
+        state,
+        jax.jit(train_step, donate_argnums=0),
+        batches,
+        frozen=frozen,
+        workdir=workdir,
+        config=parts.to_json(config),
+        steps=config.training.steps,
+        updates_per_batch=objective.updates_per_batch,
+        log_every=config.training.log_every,
+        checkpoint_every=config.training.checkpoint_every,
+        evaluate_every=config.training.evaluate_every,
+        evaluate=evaluate,
+        show_picture=write_picture,
+    )
+
+
+def default_workdir() -> str:
+    """runs/mtu_smoke for configs/mtu.py:smoke."""
+    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return f"runs/{Path(file).stem}{variant and f'_{variant}'}"
+
+
+def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
+    """Makes the folder, or checks that the run it holds is this one."""
+    file = workdir / "config.json"
+    if file.exists():
+        parts.check_same_run(json.loads(file.read_text()), config)
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(parts.to_json(config), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    flags.mark_flag_as_required("config")
+    try:
+        app.run(main)
+    except (ValueError, OSError, loop.NonFiniteLossError) as error:
+        sys.exit(f"train.py: error: {error}")
