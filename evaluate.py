@@ -3,7 +3,8 @@
     python evaluate.py --config=configs/mtu.py:scenes --workdir=runs/mtu_scenes
     python evaluate.py --config=configs/mtu.py:gopro --checkpoint=mtu2_gopro
 
-Writes scores.json, scores.csv and picture strips (blurred, restored, sharp) of the best, the median and the worst frame.
+Writes scores.json, scores.csv and picture strips (blurred, restored, sharp) of the best, the median and the worst
+frame.
 """
 
 import functools

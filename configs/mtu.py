@@ -11,9 +11,9 @@ Variants (after the colon):
     demo     MTU1 on small rendered scenes for a few minutes on two CPU cores: what `make demo` runs
     smoke    a tiny network for a few steps: shows that everything runs
 
-The paper trains 1,300,000 frame steps (100,000 batches of eight 13-frame clips of 256 x 256) on eight GPUs and reports, on
-DVD, 31.00 dB / 0.933 for MTU2 (30.21 MTU1, 31.41 MTU4, 31.90 MTU10, 32.27 MTU10L) and on GoPro 29.91 dB / 0.928. This
-recipe has not been run to its end by us; no score of ours is claimed.
+The paper trains 1,300,000 frame steps (100,000 batches of eight 13-frame clips of 256 x 256) on eight GPUs and reports,
+on DVD, 31.00 dB / 0.933 for MTU2 (30.21 MTU1, 31.41 MTU4, 31.90 MTU10, 32.27 MTU10L) and on GoPro 29.91 dB / 0.928.
+This recipe has not been run to its end by us; no score of ours is claimed.
 """
 
 from ml_collections import ConfigDict

@@ -72,7 +72,8 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
 
     def restore(self, like: dict[str, PyTree]) -> dict[str, PyTree] | None:
-        """The newest checkpoint that can be read, as trees like those given, on the same devices; None if there is none.
+        """The newest checkpoint that can be read, as trees like those given, on the same devices; None if there is
+        none.
 
         A damaged one is set aside under the name damaged-<step> with a warning, and the one before is taken.
         """
@@ -146,8 +147,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, Variables]:
     """Reads a model: its module and variables, on the default device.
 
     Args:
-        path: a checkpoint, or a training run's workdir, of which the best checkpoint is taken (the newest where none has been
-            validated). The moving average of the parameters is preferred to the parameters.
+        path: a checkpoint, or a training run's workdir, of which the best checkpoint is taken (the newest where none
+            has been validated). The moving average of the parameters is preferred to the parameters.
     Raises:
         ValueError: no checkpoint there, or its parameters do not fit the model it names.
     """
@@ -180,8 +181,8 @@ def find_checkpoint(path: str | Path) -> Path:
     steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
     if not steps:
         raise ValueError(
-            f"{path} holds no checkpoint (no params/ and config/, no {FOLDER}/<step>/); give a checkpoint or the workdir of a "
-            "training run"
+            f"{path} holds no checkpoint (no params/ and config/, no {FOLDER}/<step>/); give a checkpoint or the "
+            "workdir of a training run"
         )
     scored = {step: value for step in steps if (value := _validation_metric(folder / str(step))) is not None}
     return folder / str(max(scored, key=lambda step: scored[step]) if scored else steps[-1])

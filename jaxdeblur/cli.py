@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# Imports wait until a command needs them: --help and --version answer at once.
+# Imports wait until a command needs them: PyTorch and TensorFlow come only where a command is about them.
 
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run. Every field of a configuration is read here or by the part it is handed to.
+"""From a configuration to the parts of a run. Every field is read here or by the part it is handed to.
 
 seed
 model       name and the fields of its configuration that differ from the named variant
@@ -67,8 +67,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
         data.source = "video_folder" if found else "scenes"
         if not found:
             data.note = (
-                f"TRAINING ON RENDERED SCENES, NOT ON THE PAPER'S DATA: {root / data.video_folder.train_split} does not exist. "
-                "Scores are not comparable with the paper's. Prepare the data set there, or give --config.data.video_folder.root"
+                f"TRAINING ON RENDERED SCENES, NOT ON THE PAPER'S DATA: {root / data.video_folder.train_split} does "
+                "not exist. Scores are not comparable with the paper's. Prepare the data set there, or give "
+                "--config.data.video_folder.root"
             )
     return config
 

@@ -5,8 +5,8 @@ Images are gamma-encoded RGB in [0, 1] unless a name says otherwise (`_u8` for 8
 A flow names both ends: `flow_1to0[y, x] = (u, v)` is in pixels of its own resolution (u to the right, v down), lies on
 frame 1's grid and points at frame 0.
 
-The names below are checked while tracing when a run-time checker is on (`pytest` turns it on); they fix rank, dtype and the
-channel counts that never vary, so that a size that does not fit reaches our own error messages.
+The names below are checked while tracing when a run-time checker is on (`pytest` turns it on); they fix rank, dtype and
+the channel counts that never vary, so that a size that does not fit reaches our own error messages.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict

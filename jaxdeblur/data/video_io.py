@@ -196,8 +196,7 @@ class VideoReader:
             pass  # the decoder has nothing more to give; the damage is reported below
         promised = f" of {self._stream.frames}" if self._stream.frames else ""
         raise ValueError(
-            f"{self.path}: truncated or damaged video: {frame_count}{promised} frames were readable, "
-            f"then {damage}"
+            f"{self.path}: truncated or damaged video: {frame_count}{promised} frames were readable, then {damage}"
         )
 
     def _describe(self, frame: av.VideoFrame) -> VideoFormat:
@@ -252,9 +251,7 @@ class VideoReader:
         ).to_ndarray()
         if bits == 8:
             return rgb
-        return _rescale_u16(
-            rgb, ((1 << bits) - 1) << (16 - bits) if is_full else _WHITE_16_BIT_LIMITED, 65535
-        )
+        return _rescale_u16(rgb, ((1 << bits) - 1) << (16 - bits) if is_full else _WHITE_16_BIT_LIMITED, 65535)
 
 
 @contextlib.contextmanager
@@ -281,9 +278,7 @@ def write_video(
     """
     path = Path(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise ValueError(
-            f"{path}: unknown video suffix {path.suffix!r}; use one of {', '.join(VIDEO_SUFFIXES)}"
-        )
+        raise ValueError(f"{path}: unknown video suffix {path.suffix!r}; use one of {', '.join(VIDEO_SUFFIXES)}")
     if not 0 <= crf <= 51:
         raise ValueError(f"crf is {crf}; expected 0 (lossless) to 51")
     if path.is_dir():
@@ -303,9 +298,7 @@ def write_video(
 class VideoWriter:
     """What `write_video` gives: encodes frames into the temporary file."""
 
-    def __init__(
-        self, target: Path, partial: Path, format: VideoFormat, crf: int, sound_from: StrPath | None
-    ) -> None:
+    def __init__(self, target: Path, partial: Path, format: VideoFormat, crf: int, sound_from: StrPath | None) -> None:
         self._target = target
         self._format = format
         self._frame_count = 0
@@ -316,9 +309,7 @@ class VideoWriter:
         self._sound: _SoundCopy | None = None
         options = {} if target.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
         self._container: Any = av.open(os.fspath(partial), "w", container_options=options)
-        self._stream: Any = self._container.add_stream(
-            "libx264", rate=format.average_rate.limit_denominator(1_000_000)
-        )
+        self._stream: Any = self._container.add_stream("libx264", rate=format.average_rate.limit_denominator(1_000_000))
         self._stream.width, self._stream.height = format.width, format.height
         chroma = "yuv444p" if format.width % 2 or format.height % 2 else "yuv420p"
         self._stream.pix_fmt = chroma if format.bits == 8 else f"{chroma}10le"
@@ -345,8 +336,8 @@ class VideoWriter:
             )
         if self._frame_count and frame.pts <= self._last_pts:
             raise ValueError(
-                f"{self._target}: frame {self._frame_count} has time stamp {frame.pts} after {self._last_pts}; "
-                "time stamps must rise"
+                f"{self._target}: frame {self._frame_count} has time stamp {frame.pts} after "
+                f"{self._last_pts}; time stamps must rise"
             )
         if expected == np.uint8:
             source = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.rgb), format="rgb24")

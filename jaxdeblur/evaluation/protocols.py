@@ -1,4 +1,5 @@
-"""How papers score a restored frame. A figure means something only with its protocol: SSIM above all differs between them.
+"""How papers score a restored frame. A figure means something only with its protocol: SSIM above all differs between
+them.
 
 Each takes one restored and one sharp frame, float (H, W, 3) in [0, 1], and returns PSNR in decibel and SSIM.
 """
@@ -35,8 +36,8 @@ def common(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
 
 @jax.jit
 def mtu_inloop(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
-    """The multi-task units' Python evaluation: floats, not rounded; SSIM with a 7 x 7 uniform window and sample covariance, a
-    border of 3 pixels left out."""
+    """The multi-task units' Python evaluation: floats, not rounded; SSIM with a 7 x 7 uniform window and sample
+    covariance, a border of 3 pixels left out."""
     restored, sharp = jnp.clip(jnp.asarray(restored, jnp.float32), 0, 1), jnp.asarray(sharp, jnp.float32)
     return psnr_db(restored, sharp), jnp.mean(_uniform_ssim(restored, sharp))
 
@@ -47,8 +48,8 @@ def _uniform_ssim(image: jax.Array, reference: jax.Array) -> jax.Array:
 
 @jax.jit
 def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
-    """The multi-task units' MATLAB script as shipped: 8-bit RGB; its SSIM takes the frame for a volume and filters along the
-    colour axis, too (Gaussian, sigma 1.5, 11 taps, repeated border), and is higher than a per-channel one."""
+    """The multi-task units' MATLAB script as shipped: 8-bit RGB; its SSIM takes the frame for a volume and filters
+    along the colour axis, too (Gaussian, sigma 1.5, 11 taps, repeated border), and is higher than a per-channel one."""
     restored, sharp = round_u8(restored), round_u8(sharp)
 
     def mean(volume: jax.Array) -> jax.Array:
@@ -62,8 +63,8 @@ def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
 
 
 def mtu_aligned(restored: Image, sharp: Image) -> tuple[float, float]:
-    """Alignment-based (Koehler et al. 2012): 8-bit; gain that best fits the truth, then the whole-pixel circular shift of
-    highest correlation; luma; SSIM of Wang et al. on the valid region."""
+    """Alignment-based (Koehler et al. 2012): 8-bit; gain that best fits the truth, then the whole-pixel circular shift
+    of highest correlation; luma; SSIM of Wang et al. on the valid region."""
     psnr, similarity, _ = align_and_score(restored, sharp)
     return psnr, similarity
 
@@ -104,8 +105,9 @@ def motion_accuracy(
 ) -> tuple[Scalars, Scalars]:
     """How well whole displacements align the previous sharp frame: masked PSNR and SSIM (7 x 7 uniform window).
 
-    The previous frame and an all-ones mask are moved at full resolution; then, with `quarter`, both and the current frame are
-    brought to quarter resolution by area. PSNR = 10 log10(sum of mask / sum of mask * difference^2), over channels too.
+    The previous frame and an all-ones mask are moved at full resolution; then, with `quarter`, both and the current
+    frame are brought to quarter resolution by area. PSNR = 10 log10(sum of mask / sum of mask * difference^2), over
+    channels too.
 
     Args:
         displacement_cur_to_prev: (H/4, W/4, 2), quarter-resolution pixels.

@@ -90,7 +90,8 @@ def clip_scores(scores: Iterable[FrameScore], protocol: Protocol) -> list[ClipSc
         by_clip.setdefault(score.clip, []).append(score)
     if not by_clip:
         raise ValueError(
-            f"no frame was scored: protocol {protocol.name} leaves out the first {protocol.skip_first} frames of each clip"
+            f"no frame was scored: protocol {protocol.name} leaves out the first {protocol.skip_first} frames of each "
+            "clip"
         )
     rows = [_mean(name, frames) for name, frames in by_clip.items()]
     everything = [frame for frames in by_clip.values() for frame in frames]

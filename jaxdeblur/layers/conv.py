@@ -20,7 +20,8 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 class Conv(nn.Module):
     """2-D cross-correlation; kernel (height, width, in / groups, out), bias (out,).
 
-    padding: pixels of zeros on (top and bottom, left and right); by default (k - 1) // 2, which keeps the size at stride 1.
+    padding: pixels of zeros on (top and bottom, left and right); by default (k - 1) // 2, which keeps the size at
+        stride 1.
     dtype: of the arithmetic and the result; None follows the input. Parameters are float32.
     """
 
@@ -57,11 +58,12 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """2-D transposed convolution of kernel 4 and stride 2 that doubles the size; kernel (4, 4, in / groups, out), bias (out,).
+    """2-D transposed convolution of kernel 4 and stride 2 that doubles the size; kernel (4, 4, in / groups, out), bias
+    (out,).
 
-    Insert a zero between neighbours, pad 2 zeros on every side, cross-correlate with the kernel as stored here. Released
-    PyTorch weights (in, out / groups, 4, 4) are flipped in both spatial axes when imported. Computed as four ordinary 2 x 2
-    convolutions, one for each parity of the output's row and column, which multiply no inserted zero.
+    Insert a zero between neighbours, pad 2 zeros on every side, cross-correlate with the kernel as stored here.
+    Released PyTorch weights (in, out / groups, 4, 4) are flipped in both spatial axes when imported. Computed as four
+    ordinary 2 x 2 convolutions, one for each parity of the output's row and column, which multiply no inserted zero.
     """
 
     features: int

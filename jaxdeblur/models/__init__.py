@@ -2,11 +2,12 @@
 
 A deblurring model restores clips (B, T, H, W, 3) in [0, 1] when called, and frame by frame through
 
-    past_frames, future_frames, size_multiple        what a step looks at, and what height and width must be multiples of
-    init_carry(batch, height, width) -> carry        needs no parameters
-    step(carry, window) -> carry, outputs            window (B, past + 1 + future, H, W, 3); outputs.restored (B, H, W, 3)
+    past_frames, future_frames, size_multiple    what a step looks at; what height and width must be multiples of
+    init_carry(batch, height, width) -> carry    needs no parameters
+    step(carry, window) -> carry, outputs        window (B, past + 1 + future, H, W, 3); outputs.restored (B, H, W, 3)
 
-A flow network maps two images (B, H, W, 3) in [0, 1] to the flow from the first to the second on the first's grid, in pixels.
+A flow network maps two images (B, H, W, 3) in [0, 1] to the flow from the first to the second on the first's grid, in
+pixels.
 """
 
 import dataclasses
@@ -43,7 +44,8 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: one of MODELS.
-        options: fields of the model's configuration that differ from the named variant, such as `compute_dtype="bfloat16"`.
+        options: fields of the model's configuration that differ from the named variant, such as
+            `compute_dtype="bfloat16"`.
     Raises:
         ValueError: unknown name or option (the message lists those there are), or a value the model refuses.
     """

@@ -4,19 +4,19 @@ Son, Lee, Cho, Lee, "Real-Time Video Deblurring via Lightweight Motion Compensat
 
 Input     clips of blurred RGB frames (B, T, H, W, 3) in [0, 1], no normalisation; H and W multiples of 4.
 Output    restored frames of the same shape, not clamped.
-A frame   1. heads: structure features of the current frame; history features of the two frames before, the last restored
-             frame and the two frames after (15 channels in this order)
+A frame   1. heads: structure features of the current frame; history features of the two frames before, the last
+             restored frame and the two frames after (15 channels in this order)
           2. unit 1 (a small encoder-decoder, quarter resolution at its deepest) on both
-          3. motion features at quarter resolution from structure + unit 1; cosine cost volume against those of the previous
-             frame, radius 10; 5 x 5 mean; best displacement, whole quarter-resolution pixels
+          3. motion features at quarter resolution from structure + unit 1; cosine cost volume against those of the
+             previous frame, radius 10; 5 x 5 mean; best displacement, whole quarter-resolution pixels
           4. units 2..N, each on the unit before and the previous frame's last features moved by that displacement
           5. restored = blurred + 3 x 3 convolution of the last unit
 Carry     motion features, last unit's features and restored frame of the previous frame; no gradient passes through it.
 Latency   two frames.
 
-The layers, the first-frame rule and the variants' sizes are those of the released models; where the paper's text differs
-(a six-channel head, an output layer that reads the moved features too, a cost volume without the 5 x 5 mean), the released
-parameter counts fit only what is built here. `first_frame="zero"` is the paper's rule for the first frame.
+The layers, the first-frame rule and the variants' sizes are those of the released models; where the paper's text
+differs (a six-channel head, an output layer that reads the moved features too, a cost volume without the 5 x 5 mean),
+the released parameter counts fit only what is built here. `first_frame="zero"` is the paper's rule for the first frame.
 """
 
 import dataclasses
@@ -52,8 +52,8 @@ class MultiTaskUnitConfig:
         residual: restored frames are the output layer plus the blurred frame; else the output layer alone.
         structure_injection: the motion layer reads structure features plus unit 1; else unit 1 alone.
         motion_module: estimate motion; else the displacement is zero and the previous features are joined unaligned.
-        first_frame: "self" (released): the first frame is matched with itself and its own features stand in for the previous
-            ones; "zero" (paper): previous features are zero.
+        first_frame: "self" (released): the first frame is matched with itself and its own features stand in for the
+            previous ones; "zero" (paper): previous features are zero.
         compute_dtype: of the convolutions: "float32", "float16" (the published half-precision model) or "bfloat16".
             Parameters, matching and outputs are float32 in all three.
     """
@@ -194,8 +194,8 @@ class MultiTaskUnits(nn.Module):
         Args:
             carry: of the frame before, or init_carry.
             window: (B, 5, H, W, 3), frames t-2..t+2; a frame that does not exist is a copy of the nearest one.
-            train: also compute the intermediate restored frames, and hand on the restored frame as it is; otherwise it is
-                handed on clamped to [0, 1], as the released evaluation does.
+            train: also compute the intermediate restored frames, and hand on the restored frame as it is; otherwise it
+                is handed on clamped to [0, 1], as the released evaluation does.
         """
         cfg = self.config
         if window.ndim != 5 or window.shape[1] != 5 or window.shape[-1] != 3:
@@ -314,6 +314,6 @@ def clip_windows(clip: Clip, *, past: int = 2, future: int = 2) -> Clip:
 def _check_size(height: int, width: int) -> None:
     if height % QUARTER or width % QUARTER:
         raise ValueError(
-            f"height and width are {height} x {width}; expected multiples of {QUARTER}: use pad_to_multiple, or restore(), "
-            "which does it"
+            f"height and width are {height} x {width}; expected multiples of {QUARTER}: use pad_to_multiple, or "
+            "restore(), which does it"
         )

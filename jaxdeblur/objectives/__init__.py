@@ -10,8 +10,9 @@ from jaxdeblur.types import Batch, PyTree
 class Objective(Protocol):
     """A paper's training rule, as the train step sees it.
 
-    A batch gives `updates_per_batch` optimiser updates, t = 0, 1, ..., between which a carry is handed on. Each loss group
-    has an optimiser of its own; all gradients of an update are taken at the same parameters and the updates are added.
+    A batch gives `updates_per_batch` optimiser updates, t = 0, 1, ..., between which a carry is handed on. Each loss
+    group has an optimiser of its own; all gradients of an update are taken at the same parameters and the updates are
+    added.
     """
 
     @property
@@ -21,8 +22,8 @@ class Objective(Protocol):
     def updates_per_batch(self) -> int: ...
 
     def prepare(self, batch: Batch, frozen: PyTree) -> PyTree:
-        """What the losses need of a batch, made once: batch axis first in every leaf. `frozen` are variables of networks
-        that are not trained."""
+        """What the losses need of a batch, made once: batch axis first in every leaf. `frozen` are variables of
+        networks that are not trained."""
         ...
 
     def init_carry(self, prepared: PyTree) -> PyTree:

@@ -1,8 +1,9 @@
 """Training of the multi-task units (Son et al., Pacific Graphics 2022), frame by frame.
 
-One optimiser update a frame: a clip of T frames gives T consecutive updates, the state carried on without gradient. Image
-and intermediate losses form the group "deblur", the motion loss the group "motion"; the released code gives each its own
-Adam over its own parameters. With `optimizers="one"` a single group "total" is the paper's text, deblurring plus 0.01 motion.
+One optimiser update a frame: a clip of T frames gives T consecutive updates, the state carried on without gradient.
+Image and intermediate losses form the group "deblur", the motion loss the group "motion"; the released code gives each
+its own Adam over its own parameters. With `optimizers="one"` a single group "total" is the paper's text, deblurring
+plus 0.01 motion.
 
 Differs from the released code in: where a batch holds true flow it is the motion target (the released code always asks
 LiteFlowNet), and the target of a clip's first frame, matched with itself, is then no motion.
@@ -32,8 +33,8 @@ class MultiTaskUnitObjective:
         intermediate_weight: of the units before the last: of their mean loss (released; the paper sums over them).
         motion_loss: train the motion layer; without, it keeps its initial values.
         optimizers: "two" (released) or "one" (paper).
-        teacher: what LiteFlowNet is fed where the data has no true flow: "released": the bare network on RGB; "wrapped": with
-            the mean subtraction its weights were trained with, likely the better target.
+        teacher: what LiteFlowNet is fed where the data has no true flow: "released": the bare network on RGB;
+            "wrapped": with the mean subtraction its weights were trained with, likely the better target.
     """
 
     model: MultiTaskUnits
@@ -60,8 +61,8 @@ class MultiTaskUnitObjective:
         return ("deblur", "motion") if self.motion_loss else ("deblur",)
 
     def is_trained(self, group: str, path: tuple[str, ...]) -> bool:
-        """Released parameter lists: the deblurring Adam has all but the motion layer; the motion Adam all but the last unit,
-        the output layer and the intermediate output layers."""
+        """Released parameter lists: the deblurring Adam has all but the motion layer; the motion Adam all but the last
+        unit, the output layer and the intermediate output layers."""
         if group == "deblur":
             return path[0] != "motion_conv"
         if group == "motion":

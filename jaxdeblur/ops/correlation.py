@@ -24,7 +24,8 @@ def local_cost_volume(features_1: Features, features_0: Features, *, radius: int
     Args:
         features_1, features_0: (B, H, W, C), equal shapes and dtypes.
         radius: largest |dx| and |dy|, whole pixels of this grid.
-        similarity: "dot": as above, without any scaling; "cosine": both feature vectors are first brought to unit length.
+        similarity: "dot": as above, without any scaling; "cosine": both feature vectors are first brought to unit
+            length.
     Returns:
         (B, H, W, (2 radius + 1)^2) in the features' dtype; products are accumulated in at least float32.
     """

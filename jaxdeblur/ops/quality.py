@@ -1,4 +1,5 @@
-"""PSNR and SSIM on arrays (..., H, W, C). What is rounded, cropped or averaged is a protocol's choice, not made here."""
+"""PSNR and SSIM on arrays (..., H, W, C). What is rounded, cropped or averaged is a protocol's choice, not made
+here."""
 
 from collections.abc import Callable, Sequence
 
@@ -58,8 +59,8 @@ def window_mean(taps: Sequence[float] | np.ndarray, axes: Sequence[int] = (-3, -
 
 
 def ssim(image: Image, reference: Image, *, peak: float = 1.0) -> Scalars:
-    """SSIM with the 11 x 11 Gaussian window (sigma 1.5 px) per channel, mean over channels and the positions whose window
-    lies inside. Frames smaller than 11 px take a window as large as they allow."""
+    """SSIM with the 11 x 11 Gaussian window (sigma 1.5 px) per channel, mean over channels and the positions whose
+    window lies inside. Frames smaller than 11 px take a window as large as they allow."""
     size = min(11, *image.shape[-3:-1])
     taps = GAUSSIAN_11 if size == 11 else gaussian_taps(size, 1.5)
     return jnp.mean(structural_similarity(image, reference, window_mean(taps), peak=peak), axis=(-3, -2, -1))

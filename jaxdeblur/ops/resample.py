@@ -1,7 +1,7 @@
 """Bilinear sampling at pixel coordinates, resizing with the alignment named, padding to a multiple.
 
-Pixel (x, y) = (0, 0) is the centre of the top-left pixel, so no alignment convention exists until a size changes. Images
-may have any range and channel count; results keep the image's dtype, weights are computed in float32.
+Pixel (x, y) = (0, 0) is the centre of the top-left pixel, so no alignment convention exists until a size changes.
+Images may have any range and channel count; results keep the image's dtype, weights are computed in float32.
 """
 
 import jax
@@ -23,8 +23,10 @@ def sample_bilinear(
 
     Args:
         image: (..., H, W, C).
-        x_px, y_px: (..., h, w) with the image's leading axes; columns to the right, rows down. Not finite reads as far outside.
-        border: "zeros": a neighbour outside contributes nothing; "edge": the position is moved to the nearest pixel inside.
+        x_px, y_px: (..., h, w) with the image's leading axes; columns to the right, rows down. Not finite reads as far
+            outside.
+        border: "zeros": a neighbour outside contributes nothing; "edge": the position is moved to the nearest pixel
+            inside.
     Returns:
         (..., h, w, C) in the image's dtype, and (..., h, w) True where every neighbour of non-zero weight lies inside.
         The gradient to the positions is that of the piecewise linear surface, one-sided at whole pixels.

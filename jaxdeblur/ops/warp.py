@@ -16,7 +16,8 @@ def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[I
     Args:
         image_0: (..., H, W, C), any range; float32 or bfloat16.
         flow_1to0: (..., H, W, 2) in pixels at this resolution; whole numbers read exact pixels.
-        border: "zeros": each of the four taps that falls outside contributes nothing; "edge": reads the nearest pixel inside.
+        border: "zeros": each of the four taps that falls outside contributes nothing; "edge": reads the nearest pixel
+            inside.
     Returns:
         frame_0on1 in image_0's dtype, and valid_0on1, True where all taps of non-zero weight lie inside.
     """
@@ -34,8 +35,9 @@ def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[I
 def warp_blocks(features_0: Features, displacement_1to0: Displacement, *, block: int) -> Features:
     """Moves whole blocks of pixels by whole blocks: nearest up-sampling of a coarse displacement, without arithmetic.
 
-    out[y, x] = features_0[y + block dy, x + block dx], (dx, dy) = displacement_1to0[y // block, x // block], and zero where
-    that lies outside. Same as warp_backward with the displacement repeated over blocks, times block, border "zeros".
+    out[y, x] = features_0[y + block dy, x + block dx], (dx, dy) = displacement_1to0[y // block, x // block], and zero
+    where that lies outside. Same as warp_backward with the displacement repeated over blocks, times block, border
+    "zeros".
 
     Args:
         features_0: (B, H, W, C); H and W multiples of block.
@@ -45,8 +47,8 @@ def warp_blocks(features_0: Features, displacement_1to0: Displacement, *, block:
     expected = (batch, height // block, width // block, 2)
     if displacement_1to0.shape != expected or height % block or width % block:
         raise ValueError(
-            f"displacement_1to0 has shape {displacement_1to0.shape} but features_0 {features_0.shape} with block {block} "
-            f"needs {expected}, and a height and width that are multiples of {block}"
+            f"displacement_1to0 has shape {displacement_1to0.shape} but features_0 {features_0.shape} with block "
+            f"{block} needs {expected}, and a height and width that are multiples of {block}"
         )
     rows, columns = height // block, width // block
     # One gather a row of a block: `block` neighbouring pixels lie together in memory, so no transposition is needed.

@@ -47,9 +47,9 @@ def train(
 ) -> TrainState:
     """Trains until `steps` updates have been made, from the newest checkpoint in the workdir if there is one.
 
-    A run killed at any moment and started again makes the same updates as one never stopped: the batch is a function of the
-    step. SIGTERM and Ctrl-C save and leave. Counts of steps are optimiser updates; all happen at the end of the batch in
-    which they fall due.
+    A run killed at any moment and started again makes the same updates as one never stopped: the batch is a function of
+    the step. SIGTERM and Ctrl-C save and leave. Counts of steps are optimiser updates; all happen at the end of the
+    batch in which they fall due.
 
     Args:
         state: before the first update, on the devices to be used; donated.
@@ -134,8 +134,8 @@ def _finite_rows(pending: list[dict[str, jax.Array]], step: int, updates_per_bat
             at = found[0][0]
             names = ", ".join(name for update, name in found if update == at)
             raise NonFiniteLossError(
-                f"{names} is not finite at step {end - updates_per_batch + 1 + at}; the last checkpoint before it is kept. "
-                "Lower the learning rate, clip gradients, or train in float32"
+                f"{names} is not finite at step {end - updates_per_batch + 1 + at}; the last checkpoint before it is "
+                "kept. Lower the learning rate, clip gradients, or train in float32"
             )
         rows.append((end, {name: float(values.mean()) for name, values in host.items()}))
     return rows

@@ -22,8 +22,8 @@ def make_schedule(
 ) -> optax.Schedule:
     """Learning rate as a function of the number of updates made before.
 
-    kind "constant"; "step": times `factor` once more than `boundaries[i]` updates have been made; "cosine": half a cosine
-    from learning_rate to final_fraction of it over `steps` updates.
+    kind "constant"; "step": times `factor` once more than `boundaries[i]` updates have been made; "cosine": half a
+    cosine from learning_rate to final_fraction of it over `steps` updates.
     """
     if kind == "constant":
         return optax.constant_schedule(learning_rate)

@@ -24,7 +24,8 @@ class Records:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, name: str, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
-        """Appends rows (step, values) to <name>.csv and shows the last in TensorBoard. All have the columns of the first."""
+        """Appends rows (step, values) to <name>.csv and shows the last in TensorBoard. All have the columns of the
+        first."""
         file = self._workdir / f"{name}.csv"
         if name not in self._columns:
             self._columns[name] = self._open(file, list(rows[0][1]))

@@ -9,8 +9,8 @@ from jaxdeblur.types import PyTree
 
 @flax.struct.dataclass
 class TrainState:
-    """step counts optimiser updates. key_data are the raw words of the run's key: an update's key is that key folded with
-    its number, so nothing random needs to be remembered. ema is None where no average is kept."""
+    """step counts optimiser updates. key_data are the raw words of the run's key: an update's key is that key folded
+    with its number, so nothing random needs to be remembered. ema is None where no average is kept."""
 
     step: jax.Array
     params: PyTree

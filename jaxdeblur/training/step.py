@@ -22,20 +22,21 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
     """Builds (state, batch, frozen variables) -> (state, metrics), to be jitted with the state donated.
 
-    Each metric has one value an update: every term the objective reports, `loss_<group>` and `gradient_norm_<group>` (before
-    clipping).
+    Each metric has one value an update: every term the objective reports, `loss_<group>` and `gradient_norm_<group>`
+    (before clipping).
 
     Args:
         optimizers: one for each of the objective's groups.
         ema_decay: decay a step of the parameters' moving average; None keeps none.
-        microbatches: parts a batch is cut into, one after another, for lack of memory: gradients and metrics are their mean.
+        microbatches: parts a batch is cut into, one after another, for lack of memory: gradients and metrics are their
+            mean.
     """
 
     def gradients(
         params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
     ) -> tuple[dict[str, PyTree], PyTree, Metrics]:
-        # One linearisation, transposed once a group: the forward pass is shared, and a group's backward pass visits only
-        # what its loss depends on. (Two calls of jax.grad repeat the forward pass: XLA does not merge them.)
+        # One linearisation, transposed once a group: the forward pass is shared, and a group's backward pass visits
+        # only what its loss depends on. (Two calls of jax.grad repeat the forward pass: XLA does not merge them.)
         def all_losses(params: PyTree) -> tuple[dict[str, jax.Array], tuple[PyTree, Metrics]]:
             losses, carry_out, terms = objective.losses(params, prepared, carry, t, key)
             return losses, (carry_out, terms)
@@ -94,8 +95,8 @@ def make_train_step(
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:
-    """(B, ...) -> (parts, B / parts, ...); what has no batch axis is repeated. Example b goes to part b % parts, so that each
-    device keeps the examples it holds."""
+    """(B, ...) -> (parts, B / parts, ...); what has no batch axis is repeated. Example b goes to part b % parts, so
+    that each device keeps the examples it holds."""
     if x.ndim == 0:
         return jnp.broadcast_to(x, (parts,))
     return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

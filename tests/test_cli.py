@@ -1,0 +1,204 @@
+"""The command line as a user meets it: exit codes, one-line errors, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from identity_model import IdentityModel
+from tiny_video import smooth_frames, time_stamps_s, write_h264
+
+from jaxdeblur import cli
+from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
+from jaxdeblur.data.video_io import CRF
+from jaxdeblur.version import __version__
+
+
+@pytest.fixture
+def checkpoint(monkeypatch):
+    """A module in the place of jaxdeblur.checkpoint whose models change nothing; gives what was asked of it."""
+    asked = []
+
+    def load_model(path):
+        asked.append(path)
+        if path == "missing":
+            raise ValueError("missing: holds no model")
+        return IdentityModel(), {}
+
+    stand_in = types.SimpleNamespace(load_model=load_model, save_model=lambda *a, **k: asked.append((a, k)))
+    monkeypatch.setitem(sys.modules, "jaxdeblur.checkpoint", stand_in)
+    return asked
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "in.mp4"
+    write_h264(path, smooth_frames(6), pts=[0, 40, 95, 100, 700, 701])
+    return path
+
+
+def test_deblurs_a_video(tmp_path, video, checkpoint, capsys):
+    target = tmp_path / "out.mp4"
+    assert cli.main(["deblur", str(video), str(target), "--checkpoint=best"]) == 0
+    assert checkpoint == ["best"]
+    assert time_stamps_s(target) == time_stamps_s(video)
+    captured = capsys.readouterr()
+    assert captured.out == f"{target}: 6 frames\n"
+    assert "6/6" in captured.err
+    assert "frames/s" in captured.err
+
+
+@pytest.mark.parametrize(("option", "name"), [("--compare", "out-compare.mp4"), ("--compare={}/x.mov", "x.mov")])
+def test_compare_writes_a_second_video(tmp_path, video, checkpoint, option, name):
+    command = ["deblur", str(video), str(tmp_path / "out.mp4"), "--checkpoint=best", option.format(tmp_path)]
+    assert cli.main([*command, "--crf", "30"]) == 0
+    assert sorted(os.listdir(tmp_path)) == sorted(["in.mp4", "out.mp4", name])
+
+
+def test_deblurs_a_folder(tmp_path, checkpoint, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    write_image(source / "1.png", ImageFile(rgb))
+    assert cli.main(["deblur", str(source), str(target), "--checkpoint=best", "--compare"]) == 0
+    np.testing.assert_array_equal(read_rgb_u8(target / "1.png"), rgb)
+    assert (tmp_path / "out-compare.mp4").exists()
+
+
+def fails(capsys, code, *command):
+    assert cli.main(list(command)) == code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("jaxdeblur: error: ")
+    return error.removeprefix("jaxdeblur: error: ")
+
+
+def test_input_errors_are_one_line_and_code_2(tmp_path, video, checkpoint, capsys):
+    def error(source, target, *options):
+        options = options or ("--checkpoint=best",)
+        return fails(capsys, 2, "deblur", str(tmp_path / source), str(tmp_path / target), *options)
+
+    assert error("none.mp4", "out.mp4").endswith("none.mp4: no such file or folder")
+    assert error("in.mp4", "in.mp4").endswith("is the input itself; name another target")
+    assert "unknown video suffix '.avi'" in error("in.mp4", "out.avi")
+    assert "holds no model" in error("in.mp4", "out.mp4", "--checkpoint=missing")
+    assert "crf is 99" in error("in.mp4", "out.mp4", "--checkpoint=best", "--crf=99")
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    assert "broken.mp4: not a video" in error("broken.mp4", "out.mp4")
+    (tmp_path / "folder").mkdir()
+    assert "has no images" in error("folder", "out")
+    assert "nowhere" in error("in.mp4", "nowhere/out.mp4")
+    assert sorted(os.listdir(tmp_path)) == ["broken.mp4", "folder", "in.mp4"]
+
+
+def test_a_failure_in_the_middle_is_code_1(tmp_path, checkpoint, capsys):
+    source = tmp_path / "in.mp4"
+    write_h264(source, np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8), faststart=True)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    target = str(tmp_path / "out.mp4")
+    assert "of 9 frames were readable" in fails(capsys, 1, "deblur", str(source), target, "--checkpoint=best")
+    assert os.listdir(tmp_path) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("command", [[], ["sharpen"], ["deblur", "in.mp4", "out.mp4"], ["data"]])
+def test_wrong_usage_is_code_2(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(command)
+    assert caught.value.code == 2
+    assert "usage: jaxdeblur" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([option])
+        assert caught.value.code == 0
+    output = capsys.readouterr().out
+    assert f"jaxdeblur {__version__}" in output
+    assert all(word in output for word in ("deblur", "data", "convert"))
+    with pytest.raises(SystemExit):
+        cli.main(["deblur", "--help"])
+    assert f"(default: {CRF})" in capsys.readouterr().out
+
+
+def test_pack(monkeypatch, capsys):
+    calls = []
+
+    def pack_video_folder(root, *, out=None):
+        calls.append((root, out))
+        return "packed"
+
+    stand_in = types.SimpleNamespace(pack_video_folder=pack_video_folder)
+    monkeypatch.setitem(sys.modules, "jaxdeblur.data.pack", stand_in)
+    assert cli.main(["data", "pack", "frames"]) == 0
+    assert cli.main(["data", "pack", "frames", "--out=elsewhere"]) == 0
+    assert calls == [("frames", None), ("frames", "elsewhere")]
+    assert capsys.readouterr().out == "packed\npacked\n"
+
+
+def test_convert(monkeypatch, checkpoint, capsys):
+    files = types.SimpleNamespace(load_torch_file=lambda path: {"path": path})
+    interop = types.SimpleNamespace(from_torch=lambda name, state: {"params": (name, state)}, files=files)
+    monkeypatch.setitem(sys.modules, "jaxdeblur.interop", interop)
+    monkeypatch.setitem(sys.modules, "jaxdeblur.interop.files", files)
+    assert cli.main(["convert", "mtu2", "official.pth", "out"]) == 0
+    expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": "official.pth"})}}
+    assert checkpoint == [(("out",), expected)]
+    assert capsys.readouterr().out == "out: mtu2\n"
+
+
+_SLOW_COMMAND = """
+import sys, time, types
+from identity_model import IdentityModel
+from jaxdeblur.restoration import files
+restore = files.restore
+def slowly(*arguments, **options):
+    for index, frame in enumerate(restore(*arguments, **options)):
+        yield frame
+        if index == 3:
+            print("working", flush=True)
+        time.sleep(0.05)
+files.restore = slowly
+sys.modules["jaxdeblur.checkpoint"] = types.SimpleNamespace(load_model=lambda path: (IdentityModel(), {}))
+from jaxdeblur.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def environment():
+    here = os.path.dirname(__file__)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here)])}
+
+
+def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path):
+    source = tmp_path / "in.mp4"
+    write_h264(source, smooth_frames(200), audio_s=1)
+    command = ["deblur", str(source), str(tmp_path / "out.mp4"), "--checkpoint=best", "--compare"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_COMMAND, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout.readline() == "working\n"
+    assert len(os.listdir(tmp_path)) == 3
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "jaxdeblur: interrupted"
+    assert "Traceback" not in errors
+    assert os.listdir(tmp_path) == ["in.mp4"]
+
+
+def test_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxdeblur.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
+    assert result.stdout == f"jaxdeblur {__version__}\n"
