@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
 
     loop.train(
         state,
-        jax.jit(train_step, donate_argnums=0),
+        train_step,
         batches,
         frozen=frozen,
         workdir=workdir,

@@ -53,7 +53,12 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                # The policy decides what is kept; without best_fn, though, metrics are not written down.
+                best_fn=lambda metrics: metrics[BEST],
+                cleanup_tmp_directories=True,
+            ),
         )
 
     def latest_step(self) -> int | None:

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 from identity_model import IdentityModel
-from tiny_video import smooth_frames, time_stamps_s, write_h264
+from tiny_video import smooth_frames, time_stamps_s, write_video_file
 
 from jaxdeblur import cli
 from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
@@ -36,7 +36,7 @@ def checkpoint(monkeypatch):
 @pytest.fixture
 def video(tmp_path):
     path = tmp_path / "in.mp4"
-    write_h264(path, smooth_frames(6), pts=[0, 40, 95, 100, 700, 701])
+    write_video_file(path, smooth_frames(6), pts=[0, 40, 95, 100, 700, 701])
     return path
 
 
@@ -95,7 +95,7 @@ def test_input_errors_are_one_line_and_code_2(tmp_path, video, checkpoint, capsy
 
 def test_a_failure_in_the_middle_is_code_1(tmp_path, checkpoint, capsys):
     source = tmp_path / "in.mp4"
-    write_h264(source, np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8), faststart=True)
+    write_video_file(source, np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8), faststart=True)
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
     target = str(tmp_path / "out.mp4")
     assert "of 9 frames were readable" in fails(capsys, 1, "deblur", str(source), target, "--checkpoint=best")
@@ -174,7 +174,7 @@ def environment():
 
 def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path):
     source = tmp_path / "in.mp4"
-    write_h264(source, smooth_frames(200), audio_s=1)
+    write_video_file(source, smooth_frames(200), audio_s=1)
     command = ["deblur", str(source), str(tmp_path / "out.mp4"), "--checkpoint=best", "--compare"]
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW_COMMAND, *command],

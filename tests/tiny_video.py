@@ -14,10 +14,11 @@ def smooth_frames(count, height=32, width=48, dtype=np.uint8):
     return np.rint((0.5 + 0.35 * np.stack(waves, -1)) * largest).astype(dtype)
 
 
-def write_h264(
+def write_video_file(
     path,
     frames,
     *,
+    codec="libx264",
     pts=None,
     time_base=Fraction(1, 1000),
     rate=25,
@@ -39,7 +40,7 @@ def write_h264(
     """
     container_options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", container_options=container_options) as container:
-        stream = container.add_stream("libx264", rate=rate)
+        stream = container.add_stream(codec, rate=rate)
         height, width = frames.shape[2:] if matrix == "none" else frames.shape[1:3]
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = time_base

@@ -88,10 +88,7 @@ _ENCODER_OPTIONS = {
 }
 
 ACCURATE = Interpolation(
-    Interpolation.BICUBIC
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.ACCURATE_RND
+    Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
 )
 """Chroma is interpolated; FFmpeg's default repeats the nearest sample, which costs some 5 dB at 4:2:0."""
 
@@ -118,12 +115,9 @@ class ImageFile:
             raise ValueError(f"rgb has shape {self.rgb.shape}; expected (height, width, 3), at least 1x1")
         if self.rgb.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"rgb is {self.rgb.dtype}; expected uint8 or uint16")
-        if self.alpha is not None and (
-            self.alpha.shape != self.rgb.shape[:2] or self.alpha.dtype != self.rgb.dtype
-        ):
+        if self.alpha is not None and (self.alpha.shape != self.rgb.shape[:2] or self.alpha.dtype != self.rgb.dtype):
             raise ValueError(
-                f"alpha is {self.alpha.dtype}{self.alpha.shape}; expected {self.rgb.dtype}"
-                f"{self.rgb.shape[:2]}, as rgb"
+                f"alpha is {self.alpha.dtype}{self.alpha.shape}; expected {self.rgb.dtype}{self.rgb.shape[:2]}, as rgb"
             )
 
     @property
@@ -193,9 +187,7 @@ def write_image(path: StrPath, image: ImageFile) -> None:
         pixel_format = _ENCODER_FORMATS[encoder].get((image.bits, order))
     if pixel_format is None:
         kind = {"L": "grey", "LA": "grey with alpha", "RGB": "RGB", "RGBA": "RGB with alpha"}[order]
-        raise ValueError(
-            f"{path}: a {path.suffix} file cannot hold {image.bits}-bit {kind}; use .png or .tif instead"
-        )
+        raise ValueError(f"{path}: a {path.suffix} file cannot hold {image.bits}-bit {kind}; use .png or .tif instead")
     data = _encode(_pack(image, pixel_format), encoder)
     with replacing(path) as partial:
         partial.write_bytes(data)
@@ -280,9 +272,7 @@ def _unpack(frame: av.VideoFrame) -> np.ndarray:
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
     samples = rows[:, : frame.width * len(order) * np.dtype(dtype).itemsize].copy().view(dtype)
-    return samples.astype(samples.dtype.newbyteorder("="), copy=False).reshape(
-        frame.height, frame.width, len(order)
-    )
+    return samples.astype(samples.dtype.newbyteorder("="), copy=False).reshape(frame.height, frame.width, len(order))
 
 
 def _pack(image: ImageFile, pixel_format: str) -> av.VideoFrame:

@@ -1,14 +1,14 @@
 """The built-in data set: clips of random layered scenes, each a pure JAX function of (seed, index).
 
-A scene is a stack of flat textured layers (premultiplied alpha, linear light), an opaque background first and objects
-with soft mattes over it. Every layer moves by a similarity that is a closed-form function of continuous time, so that any
-instant can be rendered and the flow between any two is exact. A blurred frame is the mean, in linear light, of
-`sub_frames` instants spread over the exposure; its sharp frame is the instant in the middle.
+A scene is a stack of flat textured layers (premultiplied alpha, linear light), an opaque background first and
+objects with soft mattes over it. Every layer moves by a similarity that is a closed-form function of continuous time,
+so that any instant can be rendered and the flow between any two is exact. A blurred frame is the mean, in linear
+light, of `sub_frames` instants spread over the exposure; its sharp frame is the instant in the middle.
 
     batch = jax.jit(render_batch, static_argnums=(2, 3))(seed, first_index, 8, SceneConfig())
 
-Time is in frames and zero in the middle of the clip: the exposure of frame i is centred on i - (frames - 1) / 2. Positions
-are in pixels from the middle of the frame, x to the right, y down, angles from x to y.
+Time is in frames and zero in the middle of the clip: the exposure of frame i is centred on i - (frames - 1) / 2.
+Positions are in pixels from the middle of the frame, x to the right, y down, angles from x to y.
 """
 
 import copy
@@ -29,13 +29,13 @@ from jaxtyping import Float, Integer, UInt8
 
 from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_rgb_u8, write_image
 from jaxdeblur.ops.resample import resize_bilinear, sample_bilinear
-from jaxdeblur.types import Array, Batch, Flow, Image, Mask, Scalars
+from jaxdeblur.types import Array, Batch, Flow, Mask, Scalars
 
 Photographs = UInt8[Array, "_n _s _s 3"]
 
 MAX_EXTRA_FRAMES = 4
-"""How many frames before and after a clip can be asked for: motion is bounded over these, asked for or not, so that the
-clip of (seed, index) does not depend on what a model looks at beyond it."""
+"""How many frames before and after a clip can be asked for: motion is bounded over these, asked for or not, so that
+the clip of (seed, index) does not depend on what a model looks at beyond it."""
 
 OPAQUE = 0.99
 """Share of a pixel's light that must come from one layer for its flow to count as valid."""
@@ -51,7 +51,7 @@ class SceneConfig:
         frames, height, width: the clip.
         sub_frames: most instants averaged for one exposure; at least max_speed_px * max_duty, so that nothing moves
             more than a pixel between two. A slow clip takes fewer, less than a pixel apart.
-        max_speed_px: bound on the motion at the corners of the frame, pixels a frame; each clip draws its own below it.
+        max_speed_px: bound on the motion at the corners of the frame, pixels a frame; each clip draws its own.
         still_share: fraction of the clips that hardly move.
         min_duty, max_duty: range of exposure time over frame time.
         max_shot_noise: variance of the noise per unit of linear light; each clip draws its own below it.
@@ -138,8 +138,8 @@ class Scene(NamedTuple):
     """All there is to see in a clip; L layers from back to front.
 
     A texture point q, in pixels from the middle of its texture, is seen at time t at
-    exp(parallax z) R(a) (position + parallax (x, y) + (x', y') + exp(z') R(a') q) from the middle of the frame, where
-    (x, y, a, z) is the camera's path and (x', y', a', z') the layer's own.
+    exp(parallax z) R(a) (position + parallax (x, y) + (x', y') + exp(z') R(a') q) from the middle of the frame,
+    where (x, y, a, z) is the camera's path and (x', y', a', z') the layer's own.
     """
 
     textures_linear: Float[Array, "_l _s _s 4"]  # premultiplied RGBA; layer 0 opaque, continued by mirroring
@@ -154,12 +154,12 @@ class Scene(NamedTuple):
     read_noise: Float[Array, ""]
 
 
-def srgb_to_linear(image: Image) -> Image:
+def srgb_to_linear(image: Scalars) -> Scalars:
     """Gamma-encoded to linear light, the piecewise curve of IEC 61966-2-1."""
     return jnp.where(image <= 0.04045, image / 12.92, ((jnp.maximum(image, 0) + 0.055) / 1.055) ** 2.4)
 
 
-def linear_to_srgb(image_linear: Image) -> Image:
+def linear_to_srgb(image_linear: Scalars) -> Scalars:
     """Linear light to gamma-encoded, the piecewise curve of IEC 61966-2-1."""
     # The power's argument is kept off zero, where its gradient is infinite.
     power = jnp.maximum(image_linear, 0.0031308) ** (1 / 2.4)
@@ -187,8 +187,15 @@ def render_batch(
     Pure, for use under `jit` with batch_size, config, past, future and at_once static.
 
     Args:
-        photographs, past, future: as for `render_clip`.
-        at_once: clips rendered side by side: 1 is fastest and smallest on a CPU, the whole batch on an accelerator.
+        seed: of the data set.
+        first_index: of the first clip.
+        batch_size: how many clips.
+        config: what they are like.
+        photographs: as for `render_clip`.
+        past: as for `render_clip`.
+        future: as for `render_clip`.
+        at_once: clips rendered side by side: 1 is fastest and smallest on a CPU; an accelerator wants more.
+
     Returns:
         A batch with a leading axis of batch_size; see `render_clip`.
     """
@@ -212,8 +219,11 @@ def render_clip(
 
     Args:
         key: of `scene_key`.
-        photographs: (N, S, S, 3), S at least config.texture_size: layers show crops of them instead of drawn textures.
-        past, future: further blurred frames before and after the clip, at most MAX_EXTRA_FRAMES each.
+        config: what the clip is like.
+        photographs: (N, S, S, 3), S at least config.texture_size: layers show crops of them, not drawn textures.
+        past: further blurred frames before the clip, at most MAX_EXTRA_FRAMES.
+        future: further blurred frames after it, likewise.
+
     Returns:
         As `render_scene`; the frames of the clip itself do not depend on past and future.
     """
@@ -259,7 +269,7 @@ class Similarity(NamedTuple):
 
 
 def texture_to_frame(scene: Scene, time: Scalars, height: int, width: int) -> Similarity:
-    """Where each layer's texels are seen at an instant: texel (column, row) to pixel (x, y), fields of shape (L,)."""
+    """Where each layer's texels are seen: texel (column, row) to pixel (x, y), fields of shape (L,)."""
     camera, own = scene.camera.at(time), scene.own.at(time)
     shift = scene.position_px + scene.parallax[:, None] * camera[None, :2] + own[:, :2]
     zeros = jnp.zeros_like(scene.parallax)
@@ -304,11 +314,14 @@ def render_scene(key: jax.Array, scene: Scene, config: SceneConfig, *, past: int
 
     Args:
         key: of the noise.
+        scene: what is seen and how it moves.
         config: only frames, height and width are read.
-        past, future: further blurred frames before and after the clip, truly rendered; at most MAX_EXTRA_FRAMES each.
+        past: further blurred frames before the clip, truly rendered, at most MAX_EXTRA_FRAMES.
+        future: further blurred frames after it, likewise.
+
     Returns:
-        All of `Batch`: images gamma-encoded with values k / 255; the flow at every frame, to neighbours outside the clip
-        too. Valid is a pixel filled by one layer (to OPAQUE) that finds the same layer, likewise, in the neighbour.
+        All of `Batch`: images gamma-encoded with values k / 255; the flow at every frame, to neighbours outside the
+        clip too. A valid pixel is filled by one layer (to OPAQUE) and finds it, likewise, in the neighbour.
     """
     for name, extra in {"past": past, "future": future}.items():
         if not 0 <= extra <= MAX_EXTRA_FRAMES:
@@ -377,7 +390,9 @@ def _mirrored(position: jax.Array, size: int) -> jax.Array:
 
 
 def _to_8_bit_values(light: jax.Array) -> jax.Array:
-    return jnp.round(255 * linear_to_srgb(jnp.clip(light, 0, 1))) / 255
+    levels = jnp.round(255 * linear_to_srgb(jnp.clip(light, 0, 1))).astype(jnp.int32)
+    # Looked up, because a compiler may turn a division by 255 into a product, which is not always the nearest float.
+    return jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(255))[levels]
 
 
 # --- Random scenes ---
@@ -445,7 +460,7 @@ def _with_random_speed(draw: "_Draws", scene: Scene, config: SceneConfig) -> Sce
     camera_share = draw.uniform(0.5, 1.0) * jnp.where(draw.uniform() < 0.1, 0.0, 1.0)
     own_share = (1 - camera_share) * draw_layer.uniform()
 
-    still_camera = scene._replace(camera=scene.camera.scaled(0.0))
+    still_camera = scene._replace(camera=scene.camera.scaled(jnp.zeros(())))
     still_layers = scene._replace(own=scene.own.scaled(jnp.zeros_like(scene.parallax)))
     tiny_px = 1e-6  # the background's own path is zero
     own_speed_px = jnp.maximum(corner_speeds_px(still_camera, config), tiny_px)
@@ -454,9 +469,9 @@ def _with_random_speed(draw: "_Draws", scene: Scene, config: SceneConfig) -> Sce
         camera=scene.camera.scaled(speed_px * camera_share / camera_speed_px),
         own=scene.own.scaled(speed_px * own_share / own_speed_px),
     )
-    # Turns and zooms do not add up like shifts, and a turn is not proportional to its angle: measure and correct.
 
-    def slow_down(_: int, scene: Scene) -> Scene:
+    # Turns and zooms do not add up like shifts, nor is their motion proportional to them: measure and correct.
+    def slow_down(_: int | jax.Array, scene: Scene) -> Scene:
         over = jnp.max(corner_speeds_px(scene, config)) / (0.98 * config.max_speed_px + tiny_px)
         factor = 1 / jnp.maximum(over, 1.0)
         return scene._replace(
@@ -471,10 +486,10 @@ def _with_random_speed(draw: "_Draws", scene: Scene, config: SceneConfig) -> Sce
 
 
 def corner_speeds_px(scene: Scene, config: SceneConfig) -> Float[Array, "_l"]:
-    """Fastest motion of each layer's plane anywhere in the frame, pixels a frame, from sub-frame to sub-frame.
+    """Fastest motion of each layer's plane in the frame, pixels a frame, measured between `config.sub_frames`.
 
-    A similarity moves no point of the frame further than some corner, so corners are all that is looked at; the frames
-    are those of the clip and MAX_EXTRA_FRAMES at either end.
+    A similarity moves no point of the frame further than some corner, so corners are all that is looked at; the
+    frames are those of the clip and MAX_EXTRA_FRAMES at either end.
     """
     height, width = config.height, config.width
     corner_x = jnp.array([0.0, width - 1.0, 0.0, width - 1.0])
@@ -542,8 +557,8 @@ def _draw_matte(key: jax.Array, *, size: int, config: SceneConfig) -> jax.Array:
 def _crop_photograph(key: jax.Array, *, photographs: jax.Array, size: int) -> jax.Array:
     draw = _Draws(key, 4)
     count, photograph_size = photographs.shape[:2]
-    start = (draw.index(count), *(draw.index(photograph_size - size + 1) for _ in range(2)), 0)
-    crop = jax.lax.dynamic_slice(photographs, start, (1, size, size, 3))[0]
+    index, row, column = (draw.index(n) for n in (count, photograph_size - size + 1, photograph_size - size + 1))
+    crop = jax.lax.dynamic_slice(photographs, (index, row, column, 0), (1, size, size, 3))[0]
     crop = jnp.where(draw.uniform() < 0.5, crop[:, ::-1], crop)
     levels = srgb_to_linear(jnp.arange(256, dtype=jnp.float32) / 255)
     return jnp.take(levels, crop.astype(jnp.int32))
@@ -553,8 +568,8 @@ def _check_photographs(photographs: Photographs, config: SceneConfig) -> None:
     shape = photographs.shape
     if shape[0] == 0 or shape[1] < config.texture_size:
         raise ValueError(
-            f"photographs has shape {tuple(shape)}; expected (N, S, S, 3) with N at least 1 and S at least the texture size of "
-            f"{config.texture_size}: load_photographs(folder, config.texture_size)"
+            f"photographs has shape {tuple(shape)}; expected (N, S, S, 3) with N at least 1 and S at least the "
+            f"texture size of {config.texture_size}: load_photographs(folder, config.texture_size)"
         )
 
 
@@ -562,7 +577,7 @@ def _check_photographs(photographs: Photographs, config: SceneConfig) -> None:
 
 
 class Stamps(NamedTuple):
-    """Rotated rounded boxes to paint in order: with equal sides and full radius discs, thin ones lines and capsules."""
+    """Rotated rounded boxes to paint in order: discs if square and round, lines and capsules if thin."""
 
     x: Float[Array, "_n"]  # centre, texels
     y: Float[Array, "_n"]
@@ -582,9 +597,9 @@ class Stamps(NamedTuple):
 def draw_texture(key: jax.Array, *, size: int) -> Float[Array, "_s _s 3"]:
     """An opaque texture with detail at all scales, linear light: dead leaves, writing, thin lines.
 
-    Leaves are painted from the largest to the smallest, their number inverse to their area (Lee, Mumford and Huang,
-    "Occlusion models for natural images", 2001, draw all sizes in one order; this order keeps the fine ones in sight and lets
-    small ones be painted through small windows).
+    After Lee, Mumford and Huang, "Occlusion models for natural images" (2001), where leaves of all sizes fall in any
+    order. Here the small ones fall last and most of them in clusters: fine detail stays in sight, between quieter
+    parts, and is painted through small windows.
     """
     grain_key, number_key = jax.random.split(key)
     area = (size / 256) ** 2
@@ -812,7 +827,7 @@ def _turned(x: jax.Array, y: jax.Array, angle: jax.Array) -> tuple[jax.Array, ja
 
 
 class _Draws:
-    """Random numbers of one shape after the other from a stock drawn at once: a call for each takes a minute to compile.
+    """Random numbers, shape after shape, from a stock drawn at once: a call for each takes a minute to compile.
 
     Args:
         key: of the stock.
@@ -833,7 +848,7 @@ class _Draws:
         taken, self._stock[0] = jnp.split(self._stock[0], [math.prod(self._shape)])
         return taken.reshape(self._shape)
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> jax.Array:
+    def uniform(self, low: float | int = 0.0, high: float | int = 1.0) -> jax.Array:
         return low + (high - low) * self._next()
 
     def log_uniform(self, low: float, high: float) -> jax.Array:
@@ -853,9 +868,14 @@ class _Draws:
 def load_photographs(folder: StrPath, size: int, *, crops_per_photograph: int = 4) -> UInt8[np.ndarray, "_n _s _s 3"]:
     """Cuts the most detailed size x size crops out of every photograph of a folder, sorted by name.
 
-    Large photographs are reduced first, by whole factors in linear light, until their short side is under four times the
-    size: at the camera's full resolution they are soft. Crops are taken by mean absolute gradient, none covering the centre
-    of another.
+    Large photographs are reduced first, by whole factors in linear light, until their short side is under four times
+    the size: at the camera's full resolution they are soft. Crops are taken by mean absolute gradient, none covering
+    the centre of another.
+
+    Args:
+        folder: of images; other files are passed over.
+        size: height and width of a crop, pixels.
+        crops_per_photograph: most crops from one photograph.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
@@ -873,8 +893,8 @@ def load_photographs(folder: StrPath, size: int, *, crops_per_photograph: int = 
         short_side = min(photograph.shape[:2])
         if short_side < size:
             raise ValueError(
-                f"{path}: {photograph.shape[1]}x{photograph.shape[0]} pixels, but crops of {size}x{size} are wanted; "
-                "remove it, or render smaller frames"
+                f"{path}: {photograph.shape[1]}x{photograph.shape[0]} pixels, but crops of {size}x{size} are "
+                "wanted; remove it, or render smaller frames"
             )
         photograph = _reduced(photograph, max(1, short_side // (2 * size)))
         crops += _detailed_crops(photograph, size, crops_per_photograph)
@@ -928,11 +948,19 @@ def write_video_folder(
 ) -> None:
     """Renders clips 0 ... clips - 1 of the data set `seed` to <root>/<split>/<clip>/{blur,sharp}/<frame>.png.
 
-    A clip's folder appears when it is whole; those already there are kept, so that an interrupted call is repeated as it
-    was. What they were rendered from is in <root>/<split>.scenes.json.
+    A clip's folder appears when it is whole; those already there are kept, so that an interrupted call can be
+    repeated as it was. What they were rendered from is in <root>/<split>.scenes.json.
+
+    Args:
+        root: of the video folder.
+        split: "train", "val" or another; give each its own seed.
+        clips: how many.
+        seed: of the data set.
+        config: what the clips are like.
+        photographs: as for `render_clip`.
 
     Raises:
-        ValueError: clips is not positive, or the split was begun with another seed, config or set of photographs.
+        ValueError: clips is not positive, or the split was begun with another seed, config or photographs.
         OSError: the folder cannot be written.
     """
     if clips < 1:
@@ -941,7 +969,7 @@ def write_video_folder(
     recipe = {
         "seed": seed,
         "config": dataclasses.asdict(config),
-        "photographs_crc32": None if photographs is None else zlib.crc32(np.ascontiguousarray(photographs)),
+        "photographs_crc32": None if photographs is None else zlib.crc32(np.asarray(photographs).tobytes()),
     }
     recipe_path = root / f"{split}.scenes.json"
     if recipe_path.exists():
@@ -950,11 +978,13 @@ def write_video_folder(
             raise ValueError(f"{root / split} was begun with {begun}, not with {recipe}; choose another root or split")
     (root / split).mkdir(parents=True, exist_ok=True)
     recipe_path.write_text(json.dumps(recipe, indent=2) + "\n")
-    render = jax.jit(functools.partial(render_clip, config=config))
     for index in range(clips):
         clip_folder = root / split / f"{index:05d}"
         if not clip_folder.exists():
-            _write_clip(clip_folder, render(scene_key(seed, index), photographs=photographs))
+            _write_clip(clip_folder, _render_clip_jit(scene_key(seed, index), config, photographs=photographs))
+
+
+_render_clip_jit = jax.jit(render_clip, static_argnames=("config", "past", "future"))
 
 
 def _write_clip(clip_folder: Path, batch: Batch) -> None:

@@ -65,7 +65,7 @@ def check_model_name(name: str) -> str:
     """Returns the name, or raises a ValueError that lists the names there are."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"no model is called {name!r}{hint} Models: {', '.join(MODELS)}")
     return name
 

@@ -254,7 +254,7 @@ class MultiTaskUnits(nn.Module):
         """
         if clip.ndim != 5 or clip.shape[-1] != 3:
             raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
-        batch, time, height, width, _ = clip.shape
+        batch, _, height, width, _ = clip.shape
         carry = self.init_carry(batch, height, width)
 
         def body(model: "MultiTaskUnits", carry: MultiTaskUnitCarry, window: Clip) -> tuple[MultiTaskUnitCarry, Image]:

@@ -49,10 +49,11 @@ def local_cost_volume(features_1: Features, features_0: Features, *, radius: int
 
 def normalize_channels(features: Features) -> Features:
     """Brings each spatial vector to unit L2 length; vectors shorter than 1e-12 become zero, with a zero gradient."""
-    energy = jnp.sum(jnp.square(features.astype(jnp.float32)), axis=-1, keepdims=True)
+    vectors = jnp.asarray(features, jnp.float32)  # in float16 the scale of a short vector would overflow
+    energy = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
     nonzero = energy > 1e-24
     scale = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, energy, 1.0)), 0.0)
-    return features * scale.astype(features.dtype)
+    return (vectors * scale).astype(features.dtype)
 
 
 def best_displacement(cost: CostVolume) -> tuple[Displacement, CostVolume]:

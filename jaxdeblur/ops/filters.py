@@ -25,6 +25,8 @@ def correlate_axis(image: Features, taps: Sequence[float] | np.ndarray, axis: in
 
 def box_mean(image: Features, size: int) -> Features:
     """Mean over size x size pixels (odd size), same shape out; pixels outside count as zero and are counted."""
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"size is {size}; expected an odd number of pixels")
     half = size // 2
     taps = np.full(size, 1.0 / size)
     for axis in (-3, -2):

@@ -47,7 +47,8 @@ def sample_bilinear(
 def _sample_one(image: jax.Array, x: jax.Array, y: jax.Array, border: Border) -> tuple[jax.Array, jax.Array]:
     height, width, channels = image.shape
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-    # The comparison is false for NaN, so that a NaN position is outside, too.
+    # NaN reads as far to the left or above; as it stands it would spread into the image, and into every gradient.
+    x, y = jnp.where(jnp.isnan(x), -2.0, x), jnp.where(jnp.isnan(y), -2.0, y)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     if border == "edge":
         x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
@@ -100,8 +101,9 @@ def _resize_axis(image: jax.Array, axis: int, size: int, align_corners: bool) ->
     second = np.minimum(first + 1, old - 1)
     shape = [1] * image.ndim
     shape[axis] = size
-    weight = jnp.asarray((position - first).reshape(shape), image.dtype)
-    return (1 - weight) * jnp.take(image, first, axis=axis) + weight * jnp.take(image, second, axis=axis)
+    weight = jnp.asarray((position - first).reshape(shape), jnp.float32)
+    near, far = (jnp.take(image, index, axis=axis).astype(jnp.float32) for index in (first, second))
+    return ((1 - weight) * near + weight * far).astype(image.dtype)
 
 
 def downsample_area(image: Image, factor: int) -> Image:

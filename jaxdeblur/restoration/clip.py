@@ -52,8 +52,7 @@ def restore(
         return _restore_stream(iter(frames), model, variables, progress)
     if frames.ndim != 4:
         raise ValueError(
-            f"frames has shape {frames.shape}; expected (time, height, width, 3); "
-            "give a single frame as frame[None]"
+            f"frames has shape {frames.shape}; expected (time, height, width, 3); give a single frame as frame[None]"
         )
     if len(frames) == 0:
         return frames
@@ -103,9 +102,7 @@ def _restore_stream(
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("carry",))
-def _step(
-    model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]
-) -> tuple[PyTree, jax.Array]:
+def _step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array]:
     """One frame: integers to [0, 1], padding, the model, and all of that back."""
     stacked = jnp.stack(window)[None]
     dtype = stacked.dtype

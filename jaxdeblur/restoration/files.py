@@ -205,9 +205,7 @@ def _refuse_overlap(source: StrPath, target: StrPath, compare: StrPath | None) -
     if compare is not None:
         refuse_same_file(source, compare)
         if Path(compare).resolve() == Path(target).resolve():
-            raise ValueError(
-                f"{os.fspath(compare)}: is the restored video's own name; name another for --compare"
-            )
+            raise ValueError(f"{os.fspath(compare)}: is the restored video's own name; name another for --compare")
 
 
 def _size_and_depth(rgb: np.ndarray) -> str:

@@ -1,9 +1,11 @@
-"""The train step: all updates of one batch in one compiled call."""
+"""The train step: the optimiser updates a batch gives, one compiled function called for each."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdeblur.objectives import Objective
@@ -20,10 +22,13 @@ def make_train_step(
     ema_decay: float | None = None,
     microbatches: int = 1,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
-    """Builds (state, batch, frozen variables) -> (state, metrics), to be jitted with the state donated.
+    """Builds (state, batch, frozen variables) -> (state, metrics); the state is donated.
 
     Each metric has one value an update: every term the objective reports, `loss_<group>` and `gradient_norm_<group>`
     (before clipping).
+
+    One update is one call of a jitted function, not an iteration of a compiled loop: inside a loop XLA's CPU backend takes
+    the gradients of convolutions some ten to fifty times slower, and an accelerator hides the calls behind the work.
 
     Args:
         optimizers: one for each of the objective's groups.
@@ -62,34 +67,43 @@ def make_train_step(
         part = jax.tree.map(lambda x: x[0], (prepared, carry))
         shapes = jax.eval_shape(lambda part: gradients(params, part[0], part[1], t, key), part)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
-        (grads, metrics), carry = jax.lax.scan(body, zeros, (prepared, carry))
+        # Unrolled for the reason given above.
+        (grads, metrics), carry = jax.lax.scan(body, zeros, (prepared, carry), unroll=True)
         return grads, carry, metrics
 
-    def train_step(state: TrainState, batch: Batch, frozen: PyTree) -> tuple[TrainState, Metrics]:
+    @jax.jit
+    def begin(batch: Batch, frozen: PyTree) -> tuple[PyTree, PyTree]:
         prepared = objective.prepare(batch, frozen)
         carry = objective.init_carry(prepared)
         if microbatches > 1:
             prepared, carry = jax.tree.map(lambda x: _split(x, microbatches), (prepared, carry))
-        key = jax.random.wrap_key_data(state.key_data)
+        return prepared, carry
 
-        def update(
-            state_and_carry: tuple[TrainState, PyTree], t: jax.Array
-        ) -> tuple[tuple[TrainState, PyTree], Metrics]:
-            state, carry = state_and_carry
-            grads, carry, metrics = accumulated(state.params, prepared, carry, t, jax.random.fold_in(key, state.step))
-            params, optimizer = state.params, {}
-            for group, transformation in optimizers.items():
-                metrics[f"gradient_norm_{group}"] = optax.global_norm(grads[group])
-                updates, optimizer[group] = transformation.update(grads[group], state.optimizer[group], state.params)
-                params = optax.apply_updates(params, updates)
-            ema = state.ema
-            if ema_decay is not None:
-                ema = jax.tree.map(lambda mean, new: ema_decay * mean + (1 - ema_decay) * new, ema, params)
-            state = TrainState(state.step + 1, params, optimizer, ema, state.key_data)
-            return (state, carry), metrics
+    @functools.partial(jax.jit, donate_argnums=(0, 2))
+    def update(state: TrainState, prepared: PyTree, carry: PyTree, t: jax.Array) -> tuple[TrainState, PyTree, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        grads, carry, metrics = accumulated(state.params, prepared, carry, t, key)
+        params, optimizer = state.params, {}
+        for group, transformation in optimizers.items():
+            metrics[f"gradient_norm_{group}"] = optax.global_norm(grads[group])
+            updates, optimizer[group] = transformation.update(grads[group], state.optimizer[group], state.params)
+            params = optax.apply_updates(params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = jax.tree.map(lambda mean, new: ema_decay * mean + (1 - ema_decay) * new, ema, params)
+        return TrainState(state.step + 1, params, optimizer, ema, state.key_data), carry, metrics
 
-        (state, _), metrics = jax.lax.scan(update, (state, carry), jnp.arange(objective.updates_per_batch))
-        return state, metrics
+    @jax.jit
+    def gather(metrics: list[Metrics]) -> Metrics:
+        return jax.tree.map(lambda *values: jnp.stack(values), *metrics)
+
+    def train_step(state: TrainState, batch: Batch, frozen: PyTree) -> tuple[TrainState, Metrics]:
+        prepared, carry = begin(batch, frozen)
+        metrics = []
+        for t in range(objective.updates_per_batch):
+            state, carry, values = update(state, prepared, carry, np.int32(t))
+            metrics.append(values)
+        return state, gather(metrics)
 
     return train_step
 
