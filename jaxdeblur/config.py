@@ -121,13 +121,8 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     if not path:
         if config.objective.motion_loss and config.data.source != "scenes":
             raise ValueError(
-               
-               
-               
-               
-                "the motion loss needs optical flow,
-                which a video folder does not
-                hold: give LiteFlowNet's weights with " "--config.objective.teacher_checkpoint=FILE, or --config.objective.motion_loss=False to train without"
+                "the motion loss needs optical flow, which a video folder does not hold: give LiteFlowNet's weights with "
+                "--config.objective.teacher_checkpoint=FILE, or train without: --config.objective.motion_loss=False"
             )
         return {}
     if Path(path).is_dir():

@@ -48,7 +48,7 @@ class Batch(TypedDict, total=False):
 
     blurred: Clip  # (B, past + T + future, H, W, 3), [0, 1]
     sharp: Clip  # (B, T, H, W, 3), [0, 1]
-    flow_cur_to_prev: Flow  # (B, T, H, W, 2), pixels, between sharp frames; zero at the first frame
-    flow_cur_to_next: Flow  # likewise; zero at the last frame
+    flow_cur_to_prev: Flow  # (B, T, H, W, 2), pixels, between sharp frames; the clip's ends have one, too
+    flow_cur_to_next: Flow  # likewise
     valid_cur_to_prev: Mask  # (B, T, H, W): the surface seen is seen in the previous frame too
     valid_cur_to_next: Mask

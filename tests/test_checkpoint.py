@@ -55,7 +55,7 @@ def test_training_only_layers_may_be_missing_and_others_may_not(tmp_path, model,
 
     broken = {name: value for name, value in params.items() if name not in ("output_conv", "motion_conv")}
     broken["extra"] = params["output_conv"]
-    with pytest.raises(ValueError, match="missing motion_conv/bias.*output_conv/kernel.*unexpected extra/bias"):
+    with pytest.raises(ValueError, match=r"missing motion_conv/bias.*output_conv/kernel.*unexpected extra/bias"):
         check_params(model, broken, "a file")
 
 
@@ -136,7 +136,7 @@ def test_another_model_is_refused_and_not_set_aside(tmp_path, variables):
     checkpoints.wait()
     other = create_model("mtu1", **TINY)
     other_variables = other.init(jax.random.key(0), *example_inputs(other))
-    with pytest.raises(ValueError, match="holds another model.*unexpected.*unit_2"):
+    with pytest.raises(ValueError, match=r"holds another model.*unexpected.*unit_2"):
         checkpoints.restore(items(other_variables, 0))
     checkpoints.close()
     assert (tmp_path / "checkpoints" / "1").is_dir()

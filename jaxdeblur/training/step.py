@@ -27,8 +27,9 @@ def make_train_step(
     Each metric has one value an update: every term the objective reports, `loss_<group>` and `gradient_norm_<group>`
     (before clipping).
 
-    One update is one call of a jitted function, not an iteration of a compiled loop: inside a loop XLA's CPU backend takes
-    the gradients of convolutions some ten to fifty times slower, and an accelerator hides the calls behind the work.
+    One update is one call of a jitted function, not an iteration of a compiled loop: inside a loop XLA's CPU backend
+    computes gradients of convolutions some ten to fifty times slower, and an accelerator hides the calls behind the
+    work.
 
     Args:
         optimizers: one for each of the objective's groups.
