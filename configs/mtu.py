@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.structure_injection = True
     config.model.motion_module = True
     config.model.first_frame = "self"
+    config.model.weight_init = "released"
 
     config.objective = ConfigDict()
     config.objective.image_loss = "mse+l1"
@@ -54,6 +55,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.scenes.sub_frames = 24
     config.data.scenes.max_speed_px = 24.0
     config.data.scenes.photographs = ""  # a folder of photographs to cut textures from; none: drawn textures
+    config.data.scenes.min_duty = 0.2
+    config.data.scenes.still_share = 0.15
+    config.data.scenes.distinct_clips = 0  # render so many once and go round; 0: never the same twice
     config.data.scenes.validation_seed = 1_000_001
     config.data.scenes.test_seed = 1_000_002
     config.data.video_folder = ConfigDict()
@@ -88,15 +92,23 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.clips = 8 if config.data.source != "video_folder" else 0  # 0: all
 
     if variant == "demo":
+        # Small enough to learn something in minutes: on a CPU rendering would take most of the time, hence a pool of
+        # clips; the released initial weights stay silent for thousands of updates, hence others.
         config.model.name = "mtu1"
-        config.data.batch_size = 2
+        config.model.channels = 16
+        config.model.residual_blocks = 4
+        config.model.weight_init = "he"
+        config.data.batch_size = 8
         config.data.frames = 5
-        config.data.crop_px = 96
+        config.data.crop_px = 64
         config.data.scenes.sub_frames = 12
         config.data.scenes.max_speed_px = 12.0
-        config.optimizer.learning_rates.deblur = 5e-4
+        config.data.scenes.min_duty = 0.5
+        config.data.scenes.still_share = 0.05
+        config.data.scenes.distinct_clips = 128
+        config.optimizer.learning_rates.deblur = 3e-4
         config.optimizer.schedule = "cosine"
-        config.training.steps = 1_500
+        config.training.steps = 2_000
         config.training.log_every = 50
         config.training.checkpoint_every = 250
         config.training.evaluate_every = 500

@@ -12,6 +12,7 @@ A training run keeps them as <workdir>/checkpoints/<step>/.
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,20 +44,17 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        def psnr(metrics: dict[str, float]) -> float:
+            return metrics[BEST]
+
         keep = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
+            [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=psnr, n=1)]
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
-                # The policy decides what is kept; without best_fn, though, metrics are not written down.
-                best_fn=lambda metrics: metrics[BEST],
+                best_fn=psnr,  # the policy decides what is kept, but without this metrics are not written down
                 cleanup_tmp_directories=True,
             ),
         )
@@ -74,6 +72,8 @@ class Checkpoints:
         """Starts to write trees of arrays, "params" among them; `metrics` are those of a validation at this step."""
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments["config"] = ocp.args.JsonSave(config)
+        # One that has not been validated ranks below all that have.
+        metrics = metrics or {BEST: -math.inf}
         self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
 
     def restore(self, like: dict[str, PyTree]) -> dict[str, PyTree] | None:
@@ -221,6 +221,7 @@ def check_params(model: nn.Module, params: PyTree, source: str) -> None:
 def _checkpointer() -> ocp.Checkpointer:
     """For a folder on its own. Every item's kind is named, or Orbax warns of those it could not guess."""
     trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "training")}
+    trees["metrics"] = ocp.JsonCheckpointHandler()
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **trees))
 
 
@@ -247,9 +248,10 @@ def _difference(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, 
 
 def _validation_metric(folder: Path) -> float | None:
     try:
-        return float(json.loads((folder / "metrics" / "metrics").read_text())[BEST])
+        value = float(json.loads((folder / "metrics" / "metrics").read_text())[BEST])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return value if math.isfinite(value) else None
 
 
 def _first_line(error: BaseException) -> str:

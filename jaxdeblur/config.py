@@ -11,6 +11,7 @@ evaluation  protocol, clips
 """
 
 import functools
+import itertools
 import json
 import logging
 import subprocess
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -74,11 +74,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def build_model(config: ConfigDict) -> nn.Module:
+def build_model(config: ConfigDict) -> Any:
     return create_model(**config.model.to_dict())
 
 
-def build_objective(config: ConfigDict, model: nn.Module) -> Objective:
+def build_objective(config: ConfigDict, model: Any) -> Objective:
     options = config.objective.to_dict()
     options.pop("teacher_checkpoint")
     if not isinstance(model, MultiTaskUnits):
@@ -121,8 +121,9 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     if not path:
         if config.objective.motion_loss and config.data.source != "scenes":
             raise ValueError(
-                "the motion loss needs optical flow, which a video folder does not hold: give LiteFlowNet's weights with "
-                "--config.objective.teacher_checkpoint=FILE, or train without: --config.objective.motion_loss=False"
+                "the motion loss needs optical flow, which a video folder does not hold: give LiteFlowNet's weights "
+                "with --config.objective.teacher_checkpoint=FILE, or train without it: "
+                "--config.objective.motion_loss=False"
             )
         return {}
     if Path(path).is_dir():
@@ -134,11 +135,22 @@ def training_batches(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[in
     """Number of the first batch -> that batch and all after it, on the mesh, the first axis split over its devices."""
     if config.data.source == "scenes":
         render = _scene_renderer(config, model, mesh)
+        size, distinct = config.data.batch_size, config.data.scenes.distinct_clips
+        if distinct % size:
+            raise ValueError(
+                f"data.scenes.distinct_clips is {distinct}; expected 0 or a multiple of the batch size {size}"
+            )
+        pool: dict[int, Batch] = {}
 
         def scenes(first: int) -> Iterator[Batch]:
-            while True:
-                yield render(config.seed, first * config.data.batch_size)
-                first += 1
+            for number in itertools.count(first):
+                if not distinct:
+                    yield render(config.seed, number * size)
+                    continue
+                index = number * size % distinct
+                if index not in pool:
+                    pool[index] = render(config.seed, index)
+                yield pool[index]
 
         return scenes
 
@@ -185,10 +197,9 @@ def evaluation_clips(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: st
     if config.data.source == "video_folder":
         folder = config.data.video_folder
         index = index_video_folder(folder.root, folder[f"{held_out}_split"])
-        return [
-            EvaluationClip(clip.name, lambda clip=clip: iterate_clip(clip))
-            for clip in (index[:count] if count else index)
-        ]
+        return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in index[: count or None]]
+    if count < 1:
+        raise ValueError(f"evaluation.clips is {count}; rendered scenes have no end, so say how many: 1 or more")
     render = _scene_renderer(config, model, mesh)
     seed = config.data.scenes[f"{held_out}_seed"]
     if seed == config.seed:
@@ -210,7 +221,7 @@ def evaluation_clips(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: st
 def _scene_renderer(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int, int], Batch]:
     """(seed, number of the first clip) -> a batch, each device rendering its own share."""
     options = config.data.scenes.to_dict()
-    for field in ("validation_seed", "test_seed"):
+    for field in ("validation_seed", "test_seed", "distinct_clips"):
         options.pop(field)
     folder = options.pop("photographs")
     size = config.data.crop_px

@@ -39,8 +39,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """Name -> function of the options that makes the module."""
 
 
-def create_model(name: str, **options: Any) -> nn.Module:
-    """Builds a network by name.
+def create_model(name: str, **options: Any) -> Any:
+    """Builds a network, a Flax module, by name.
 
     Args:
         name: one of MODELS.

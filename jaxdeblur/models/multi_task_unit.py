@@ -26,7 +26,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import normal
+from jax.nn.initializers import Initializer, normal, variance_scaling
 
 from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
@@ -37,7 +37,13 @@ from jaxdeblur.types import Clip, CostVolume, Displacement, Features, Image
 QUARTER = 4
 """Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
 
-_WEIGHTS = normal(0.03)  # of every convolution; biases start at zero
+
+_BRANCH, _OUTPUT = 0.3, 0.03  # of "he": relative size on residual branches and output layers
+
+
+def _initial_weights(kind: str, scale: float = 1.0) -> Initializer:
+    """Of a convolution's kernel; biases start at zero. scale: of "he", relative to full variance-preserving size."""
+    return normal(0.03) if kind == "released" else variance_scaling(2 * scale**2, "fan_in", "normal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,9 @@ class MultiTaskUnitConfig:
         motion_module: estimate motion; else the displacement is zero and the previous features are joined unaligned.
         first_frame: "self" (released): the first frame is matched with itself and its own features stand in for the
             previous ones; "zero" (paper): previous features are zero.
+        weight_init: "released": normal, standard deviation 0.03, whatever a layer's size; on short runs the restored
+            frames then stay equal to the blurred ones for long. "he": normal with variance 2 / fan-in, less on residual
+            branches and least on the output layers; learns from the first hundreds of updates.
         compute_dtype: of the convolutions: "float32", "float16" (the published half-precision model) or "bfloat16".
             Parameters, matching and outputs are float32 in all three.
     """
@@ -66,6 +75,7 @@ class MultiTaskUnitConfig:
     structure_injection: bool = True
     motion_module: bool = True
     first_frame: Literal["self", "zero"] = "self"
+    weight_init: Literal["released", "he"] = "released"
     compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -74,18 +84,20 @@ class MultiTaskUnitConfig:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected {least} or more")
         if self.first_frame not in ("self", "zero"):
             raise ValueError(f"first_frame is {self.first_frame!r}; expected 'self' or 'zero'")
+        if self.weight_init not in ("released", "he"):
+            raise ValueError(f"weight_init is {self.weight_init!r}; expected 'released' or 'he'")
         if self.compute_dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"compute_dtype is {self.compute_dtype!r}; expected float32, float16 or bfloat16")
 
 
 @flax.struct.dataclass
 class MultiTaskUnitCarry:
-    """What one frame hands to the next."""
+    """What one frame hands to the next. Fields are arrays, or what JAX puts in their place: shapes, shardings."""
 
-    seen: jax.Array  # () bool: a frame has gone before
-    motion_features: jax.Array  # (B, H/4, W/4, 2c), of unit 1
-    unit_features: jax.Array  # (B, H, W, c), of the last unit
-    restored: jax.Array  # (B, H, W, 3)
+    seen: Any  # () bool: a frame has gone before
+    motion_features: Any  # (B, H/4, W/4, 2c), of unit 1
+    unit_features: Any  # (B, H, W, c), of the last unit
+    restored: Any  # (B, H, W, 3)
 
 
 class MultiTaskUnitOutputs(NamedTuple):
@@ -107,15 +119,19 @@ class DetailNetwork(nn.Module):
 
     channels: int
     residual_blocks: int
+    weight_init: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         def conv(name: str, features: int, kernel_size: int, strides: int = 1) -> Conv:
-            return Conv(features, kernel_size, strides, kernel_init=_WEIGHTS, dtype=self.dtype, name=name)
+            weights = _initial_weights(self.weight_init, _BRANCH if name == "block_end" else 1.0)
+            return Conv(features, kernel_size, strides, kernel_init=weights, dtype=self.dtype, name=name)
 
         def up(name: str) -> ConvTranspose:
-            return ConvTranspose(self.channels, kernel_init=_WEIGHTS, dtype=self.dtype, name=name)
+            # An output value of a stride-2 transposed convolution sees a quarter of the kernel.
+            weights = _initial_weights(self.weight_init, 2.0)
+            return ConvTranspose(self.channels, kernel_init=weights, dtype=self.dtype, name=name)
 
         c = self.channels
         full = nn.relu(conv("enc1", c, 5)(x))
@@ -123,7 +139,7 @@ class DetailNetwork(nn.Module):
         quarter = nn.relu(conv("enc3", 2 * c, 3, strides=2)(half))
         y = quarter
         for r in range(1, self.residual_blocks + 1):
-            y = y + ResidualBlock(2 * c, self.dtype, name=f"block_{r}")(y)
+            y = y + ResidualBlock(2 * c, self.weight_init, self.dtype, name=f"block_{r}")(y)
         y = nn.relu(conv("block_end", 2 * c, 3)(y)) + quarter
         y = nn.relu(up("dec1")(y)) + half
         return nn.relu(up("dec2")(y)) + full
@@ -133,12 +149,16 @@ class ResidualBlock(nn.Module):
     """ReLU(conv(ReLU(conv(x)))): the branch only; the caller adds x."""
 
     features: int
+    weight_init: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        x = nn.relu(Conv(self.features, 3, kernel_init=_WEIGHTS, dtype=self.dtype, name="conv1")(x))
-        return nn.relu(Conv(self.features, 3, kernel_init=_WEIGHTS, dtype=self.dtype, name="conv2")(x))
+        def conv(name: str, scale: float) -> Conv:
+            weights = _initial_weights(self.weight_init, scale)
+            return Conv(self.features, 3, kernel_init=weights, dtype=self.dtype, name=name)
+
+        return nn.relu(conv("conv2", _BRANCH)(nn.relu(conv("conv1", 1.0)(x))))
 
 
 class MultiTaskUnits(nn.Module):
@@ -153,18 +173,22 @@ class MultiTaskUnits(nn.Module):
     def setup(self) -> None:
         cfg = self.config
 
-        def conv(features: int, kernel_size: int, strides: int = 1, padding: int | None = None) -> Conv:
-            return Conv(features, kernel_size, strides, padding, kernel_init=_WEIGHTS, dtype=self._dtype)
+        def conv(
+            features: int, kernel_size: int, strides: int = 1, padding: int | None = None, scale: float = 1.0
+        ) -> Conv:
+            weights = _initial_weights(cfg.weight_init, scale)
+            return Conv(features, kernel_size, strides, padding, kernel_init=weights, dtype=self._dtype)
 
         self.structure_conv = conv(cfg.channels, 3)
         self.history_conv = conv(cfg.channels, 3)
         # Dictionaries, so that units are numbered from 1 in the parameter tree, as in the paper.
         self.unit = {
-            str(n): DetailNetwork(cfg.channels, cfg.residual_blocks, self._dtype) for n in range(1, cfg.units + 1)
+            str(n): DetailNetwork(cfg.channels, cfg.residual_blocks, cfg.weight_init, self._dtype)
+            for n in range(1, cfg.units + 1)
         }
         self.motion_conv = conv(2 * cfg.channels, 5, strides=QUARTER, padding=1)
-        self.deblur = {str(n): conv(3, 3) for n in range(1, cfg.units)}  # read in training only
-        self.output_conv = conv(3, 3)
+        self.deblur = {str(n): conv(3, 3, scale=_OUTPUT) for n in range(1, cfg.units)}  # read in training only
+        self.output_conv = conv(3, 3, scale=_OUTPUT)
 
     @staticmethod
     def is_training_only(path: str) -> bool:

@@ -1,12 +1,13 @@
 """What is minimised, one file a paper."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
 from jaxdeblur.types import Batch, PyTree
 
 
+@runtime_checkable  # for the type checker of the tests
 class Objective(Protocol):
     """A paper's training rule, as the train step sees it.
 

@@ -86,7 +86,7 @@ def make_train_step(
         grads, carry, metrics = accumulated(state.params, prepared, carry, t, key)
         params, optimizer = state.params, {}
         for group, transformation in optimizers.items():
-            metrics[f"gradient_norm_{group}"] = optax.global_norm(grads[group])
+            metrics[f"gradient_norm_{group}"] = optax.tree.norm(grads[group])
             updates, optimizer[group] = transformation.update(grads[group], state.optimizer[group], state.params)
             params = optax.apply_updates(params, updates)
         ema = state.ema

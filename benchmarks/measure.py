@@ -1,0 +1,96 @@
+"""Timing, multiply-accumulates, and what a network's convolutions cost when called alone."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def median_ms(call: Callable[[], Any], *, runs: int = 7, warm_up: int = 1) -> float:
+    """Median wall time of a call whose result JAX may still be computing."""
+    for _ in range(warm_up):
+        jax.block_until_ready(call())
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+class Convolution(NamedTuple):
+    """A convolution as it stands in a traced function."""
+
+    input_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    dtype: Any
+    parameters: dict[str, Any]
+    macs: int
+
+    def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated_p.bind(x, kernel, **self.parameters)
+
+
+def convolutions(function: Callable[..., Any], *arguments: Any) -> list[Convolution]:
+    """Every convolution a call makes, in order."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    return list(_walk(closed.jaxpr))
+
+
+def _walk(jaxpr: Any) -> Iterator[Convolution]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            x, kernel = (variable.aval for variable in equation.invars)
+            out = equation.outvars[0].aval
+            # Each output value sums over the kernel's window and input channels.
+            channels_out = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            macs = out.size * kernel.size // channels_out
+            yield Convolution(x.shape, kernel.shape, x.dtype, dict(equation.params), macs)
+        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in _inner(equation.params):
+            for _ in range(repeats):
+                yield from _walk(inner)
+
+
+def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
+    for value in parameters.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            jaxpr = getattr(part, "jaxpr", part)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
+
+
+def alone_ms(found: list[Convolution], *, runs: int = 7) -> float:
+    """Sum over the convolutions of the median time of each, compiled and called alone."""
+    total = 0.0
+    timed: dict[str, float] = {}
+    for convolution in found:
+        name = repr(convolution)
+        if name not in timed:
+            generator = np.random.default_rng(0)
+            x = jnp.asarray(generator.standard_normal(convolution.input_shape), convolution.dtype)
+            kernel = jnp.asarray(generator.standard_normal(convolution.kernel_shape), convolution.dtype)
+            call = jax.jit(convolution.apply)
+            timed[name] = median_ms(lambda call=call, x=x, kernel=kernel: call(x, kernel), runs=runs)
+        total += timed[name]
+    return total
+
+
+def cost_volume_macs(batch: int, height: int, width: int, channels: int, radius: int) -> int:
+    """What a local cost volume needs; blocked products compute more and throw it away."""
+    return batch * height * width * channels * (2 * radius + 1) ** 2
+
+
+def gflops(macs: float, ms: float) -> float:
+    """Achieved 10^9 floating-point operations a second, two a multiply-accumulate."""
+    return 2 * macs / ms / 1e6
+
+
+def machine() -> str:
+    """The device the figures are from."""
+    device = jax.devices()[0]
+    return f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}"

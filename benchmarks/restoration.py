@@ -1,0 +1,58 @@
+"""Time to restore a frame, against the network's own convolutions called alone.
+
+    python -m benchmarks.restoration [--model mtu2] [--size 640x360] [--dtype float32] [--runs 7]
+
+"alone" sums the median times of the frame's convolutions, each compiled and called by itself in the same process: what
+is above it is matching, warping, activations and memory traffic.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import measure
+from jaxdeblur import create_model
+from jaxdeblur.models import example_inputs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mtu2")
+    parser.add_argument("--size", default="640x360", help="width x height")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--runs", type=int, default=7)
+    arguments = parser.parse_args()
+    width, height = (int(side) for side in arguments.size.split("x"))
+
+    model = create_model(arguments.model, compute_dtype=arguments.dtype)
+    variables = model.init(jax.random.key(0), *example_inputs(model))
+    window = jax.random.uniform(jax.random.key(1), (1, 5, height, width, 3))
+
+    def step(carry, window):
+        carry, outputs = model.apply(variables, carry, window, method="step")
+        return carry, outputs.restored
+
+    found = measure.convolutions(step, model.init_carry(1, height, width), window)
+    config = model.config
+    matching = measure.cost_volume_macs(1, height // 4, width // 4, 2 * config.channels, config.match_radius)
+    macs = sum(convolution.macs for convolution in found) + matching
+
+    compiled = jax.jit(step)
+    # The second frame: the first has no predecessor to match.
+    carry, _ = compiled(model.init_carry(1, height, width), window)
+    frame_ms = measure.median_ms(lambda: compiled(carry, window), runs=arguments.runs)
+    alone_ms = measure.alone_ms(found, runs=arguments.runs)
+    again_ms = measure.median_ms(lambda: compiled(carry, window), runs=arguments.runs)
+
+    print(f"{arguments.model} {arguments.dtype} {width}x{height} on {measure.machine()}, median of {arguments.runs}")
+    print(f"multiply-accumulates a frame    {macs / 1e9:8.1f} G")
+    print(f"frame                           {frame_ms:8.1f} ms  {measure.gflops(macs, frame_ms):7.1f} GFLOP/s")
+    print(f"frame, again                    {again_ms:8.1f} ms  {measure.gflops(macs, again_ms):7.1f} GFLOP/s")
+    print(f"its {len(found):3d} convolutions alone      {alone_ms:8.1f} ms")
+    print(f"frame over convolutions alone   {min(frame_ms, again_ms) / alone_ms:8.2f}")
+
+
+if __name__ == "__main__":
+    jnp.zeros(1)  # the backend starts before anything is timed
+    main()

@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+
+from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error
+
+
+@pytest.mark.parametrize(
+    ("loss", "of_difference"), [(mean_squared_error, lambda d: d * d), (mean_absolute_error, abs)], ids=["mse", "l1"]
+)
+def test_each_example_has_the_mean_over_its_pixels(loss, of_difference):
+    rng = np.random.default_rng(0)
+    image, target = rng.uniform(0, 1, (2, 3, 4, 5, 3)).astype(np.float32)
+    expected = np.zeros(3)
+    for b, y, x, c in np.ndindex(image.shape):
+        expected[b] += of_difference(float(image[b, y, x, c]) - float(target[b, y, x, c])) / (4 * 5 * 3)
+    np.testing.assert_allclose(loss(image, target), expected, rtol=1e-5)
+    each = [loss(image[b : b + 1], target[b : b + 1])[0] for b in range(3)]
+    np.testing.assert_allclose(loss(image, target), each, rtol=1e-6)
+    # Clips of an example count as its pixels.
+    np.testing.assert_allclose(loss(image[None], target[None]), [expected.mean()], rtol=1e-5)
+
+
+def test_by_hand():
+    image = np.array([[[[0.5]], [[-1.0]]]], np.float32)
+    target = np.zeros_like(image)
+    np.testing.assert_allclose(mean_squared_error(image, target), [(0.25 + 1) / 2])
+    np.testing.assert_allclose(mean_absolute_error(image, target), [0.75])
+
+
+@pytest.mark.parametrize("loss", [mean_squared_error, mean_absolute_error])
+def test_gradients_and_dtype(loss):
+    rng = np.random.default_rng(1)
+    image = rng.uniform(0, 1, (2, 2, 3, 1)).astype(np.float32)
+    target = image + np.where(rng.uniform(size=image.shape) < 0.5, -0.3, 0.3).astype(np.float32)
+    jax.test_util.check_grads(jax.jit(loss), (image, target), order=1, modes=("fwd", "rev"), eps=1e-2, atol=1e-3)
+    assert np.all(np.isfinite(jax.grad(lambda x: loss(x, image).sum())(image)))
+    assert loss(image.astype(jnp.bfloat16), target.astype(jnp.bfloat16)).dtype == jnp.bfloat16

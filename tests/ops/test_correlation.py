@@ -1,0 +1,177 @@
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdeblur.ops import correlation
+from jaxdeblur.ops.correlation import best_displacement, local_cost_volume, normalize_channels
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def cost_oracle(features_1, features_0, radius):
+    batch, height, width, _ = features_1.shape
+    side = 2 * radius + 1
+    cost = np.zeros((batch, height, width, side * side))
+    for b, y, x in np.ndindex(batch, height, width):
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                if 0 <= y + dy < height and 0 <= x + dx < width:
+                    k = (dy + radius) * side + (dx + radius)
+                    cost[b, y, x, k] = np.dot(features_1[b, y, x], features_0[b, y + dy, x + dx])
+    return cost
+
+
+def normalize_oracle(features):
+    length = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
+    return features / np.maximum(length, 1e-12)
+
+
+cost_volume = jax.jit(local_cost_volume, static_argnames=("radius", "similarity"))
+
+
+def random_pair(seed, shape=(2, 4, 19, 3)):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+
+
+# Widths around the block of columns that is computed at once, and displacements that reach beyond the frame.
+SHAPES = [(1, 1, 1, 2, 0), (1, 2, 3, 4, 4), (2, 3, 15, 3, 2), (1, 4, 16, 5, 1), (1, 2, 17, 2, 3), (1, 3, 35, 2, 10)]
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize(("batch", "height", "width", "channels", "radius"), SHAPES)
+def test_cost_volume_equals_the_oracle(batch, height, width, channels, radius, similarity):
+    one, zero = random_pair(0, (batch, height, width, channels))
+    out = cost_volume(one, zero, radius=radius, similarity=similarity)
+    if similarity == "cosine":
+        one, zero = normalize_oracle(one), normalize_oracle(zero)
+    np.testing.assert_allclose(out, cost_oracle(one, zero, radius), atol=2e-6)
+
+
+@pytest.mark.parametrize(("batch", "height", "width", "channels", "radius"), SHAPES)
+def test_both_forms_agree_in_value_and_gradient(batch, height, width, channels, radius):
+    """One runs on CPU, the other on accelerators."""
+    pair = random_pair(1, (batch, height, width, channels))
+    forms = (correlation._dot_by_rows, correlation._dot_by_row_displacements)
+    (rows, rows_vjp), (displacements, displacements_vjp) = (
+        jax.vjp(jax.jit(functools.partial(form, radius=radius)), *pair) for form in forms
+    )
+    np.testing.assert_allclose(rows, displacements, atol=1e-6)
+    np.testing.assert_allclose(rows, cost_oracle(*pair, radius), atol=2e-6)
+    cotangent = np.random.default_rng(2).standard_normal(rows.shape).astype(np.float32)
+    for a, b in zip(rows_vjp(cotangent), displacements_vjp(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@given(seed=SEEDS)
+def test_swapped_frames_hold_the_same_costs(seed):
+    one, zero = random_pair(seed)
+    cost_10 = np.asarray(cost_volume(one, zero, radius=2, similarity="cosine"))
+    cost_01 = np.asarray(cost_volume(zero, one, radius=2, similarity="cosine"))
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            y = slice(max(0, -dy), 4 - max(0, dy))
+            x = slice(max(0, -dx), 19 - max(0, dx))
+            moved = (slice(y.start + dy, y.stop + dy), slice(x.start + dx, x.stop + dx))
+            there = cost_10[:, y, x, (dy + 2) * 5 + dx + 2]
+            back = cost_01[:, *moved, (-dy + 2) * 5 - dx + 2]
+            np.testing.assert_allclose(there, back, atol=1e-6)
+
+
+@given(seed=SEEDS)
+def test_cosine_lies_between_minus_one_and_one_whatever_the_scale(seed):
+    one, zero = random_pair(seed)
+    scale = 10.0 ** np.random.default_rng(seed).uniform(-6, 6, (2, 4, 19, 1)).astype(np.float32)
+    cost = cost_volume(one * scale, zero, radius=2, similarity="cosine")
+    assert np.max(np.abs(cost)) <= 1 + 1e-6
+    np.testing.assert_allclose(cost, cost_volume(one, zero, radius=2, similarity="cosine"), atol=2e-6)
+    own = cost_volume(one * scale, one, radius=2, similarity="cosine")[..., 12]
+    np.testing.assert_allclose(own, np.ones((2, 4, 19)), atol=1e-6)
+
+
+@given(seed=SEEDS, dx=st.integers(-2, 2), dy=st.integers(-2, 2))
+def test_a_shift_is_found(seed, dx, dy):
+    _, zero = random_pair(seed, (2, 4, 19, 8))
+    one = np.roll(zero, (-dy, -dx), (1, 2))  # one[y, x] = zero[y + dy, x + dx]
+    cost = cost_volume(one, zero, radius=2, similarity="cosine")
+    displacement, best = best_displacement(cost)
+    inside = (slice(None), slice(max(0, -dy), 4 - max(0, dy)), slice(max(0, -dx), 19 - max(0, dx)))
+    np.testing.assert_array_equal(displacement[inside], np.broadcast_to([dx, dy], displacement[inside].shape))
+    np.testing.assert_allclose(best[inside], np.ones((*displacement[inside].shape[:3], 1)), atol=1e-6)
+    assert displacement.dtype == jnp.int32
+
+
+def test_the_lowest_channel_wins_ties():
+    cost = np.zeros((1, 1, 3, 49), np.float32)
+    cost[0, 0, 1, [10, 40]] = 1.0
+    cost[0, 0, 2, [48]] = 1.0
+    displacement, best = best_displacement(cost)
+    # All equal: channel 0. Channel 10 of radius 3 is dy = 1 - 3, dx = 3 - 3.
+    np.testing.assert_array_equal(displacement[0, 0], [[-3, -3], [0, -2], [3, 3]])
+    np.testing.assert_array_equal(best[0, 0, :, 0], [0, 1, 1])
+
+
+def test_zero_vectors_cost_nothing_and_have_finite_gradients():
+    one, zero = random_pair(3)
+    one[0, 1] = 0.0
+    zero[1, :, 3] = 0.0
+    one[1, 2, 5] = 1e-14
+    cost, vjp = jax.vjp(lambda a, b: cost_volume(a, b, radius=2, similarity="cosine"), one, zero)
+    assert not np.any(cost[0, 1])
+    assert not np.any(cost[1, 2, 5])
+    for gradient, features in zip(vjp(jnp.ones_like(cost)), (one, zero), strict=True):
+        assert np.all(np.isfinite(gradient))
+        short = np.linalg.norm(features, axis=-1) < 1e-12
+        assert not np.any(np.asarray(gradient)[short])
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_cost_volume_gradients(similarity):
+    pair = random_pair(4, (1, 3, 4, 3))
+    value = functools.partial(cost_volume, radius=1, similarity=similarity)
+    jax.test_util.check_grads(value, pair, order=1, modes=("fwd", "rev"), eps=1e-2, atol=5e-3, rtol=5e-3)
+
+
+def test_vmap_is_a_loop():
+    pairs = [random_pair(seed, (1, 3, 5, 2)) for seed in range(3)]
+    ones, zeros = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
+    call = functools.partial(cost_volume, radius=2, similarity="cosine")
+    out = jax.vmap(call)(ones, zeros)
+    for i, pair in enumerate(pairs):
+        np.testing.assert_allclose(out[i], call(*pair), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_accumulates_in_float32(dtype):
+    # 2048 products of one: float16 and bfloat16 sums would stop growing at 2048 and 256.
+    ones = np.ones((1, 1, 2, 3000), dtype)
+    for form in (correlation._dot_by_rows, correlation._dot_by_row_displacements):
+        out = form(jnp.asarray(ones), jnp.asarray(ones), 1)
+        assert out.dtype == dtype
+        np.testing.assert_allclose(np.asarray(out[0, 0, 0, 4], np.float32), 3000, rtol=2**-8)
+    # 1e-6 in float16: the reciprocal of its length would overflow.
+    short = normalize_channels(jnp.full((1, 1, 1, 4), 1e-6, dtype))
+    assert short.dtype == dtype
+    np.testing.assert_allclose(np.asarray(short, np.float32), np.full((1, 1, 1, 4), 0.5), rtol=1e-2)
+
+
+def test_errors():
+    one, zero = random_pair(5)
+    with pytest.raises(
+        ValueError, match=r"features_1 \(2, 4, 19, 3\) and features_0 \(2, 3, 19, 3\) must have one shape"
+    ):
+        local_cost_volume(one, zero[:, :3], radius=1, similarity="dot")
+    with pytest.raises(ValueError, match="radius is -1; expected 0 or more"):
+        local_cost_volume(one, zero, radius=-1, similarity="dot")
+    with pytest.raises(ValueError, match="similarity is 'l2'; expected one of dot, cosine"):
+        inspect.unwrap(local_cost_volume)(one, zero, radius=1, similarity="l2")  # as without the type checker
+    for channels in (8, 16):
+        with pytest.raises(ValueError, match=rf"\(2 radius \+ 1\)\^2 channels, got {channels}"):
+            best_displacement(np.zeros((1, 1, channels), np.float32))

@@ -1,0 +1,210 @@
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdeblur.ops.resample import (
+    BORDERS,
+    downsample_area,
+    pad_to_multiple,
+    resize_bilinear,
+    sample_bilinear,
+    unpad,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def sample_oracle(image, x, y, border):
+    """One image (H, W, C), positions (h, w): values, and whether all taps of non-zero weight lie inside."""
+    height, width, channels = image.shape
+    out = np.zeros((*x.shape, channels))
+    inside = np.ones(x.shape, bool)
+    for index in np.ndindex(x.shape):
+        px, py = float(x[index]), float(y[index])
+        if border == "edge":
+            inside[index] = 0 <= px <= width - 1 and 0 <= py <= height - 1
+            px, py = min(max(px, 0.0), width - 1.0), min(max(py, 0.0), height - 1.0)
+        for row in range(int(np.floor(py)), int(np.floor(py)) + 2):
+            for column in range(int(np.floor(px)), int(np.floor(px)) + 2):
+                weight = (1 - abs(px - column)) * (1 - abs(py - row))
+                if weight == 0:
+                    continue
+                if 0 <= row < height and 0 <= column < width:
+                    out[index] += weight * image[row, column]
+                else:
+                    inside[index] = False
+    return out, inside
+
+
+def resize_oracle(image, height, width, align_corners):
+    """One image (H, W, C); every output pixel on its own."""
+    old_height, old_width, channels = image.shape
+
+    def position(i, old, new):
+        if align_corners:
+            return i * (old - 1) / (new - 1) if new > 1 else 0.0
+        return min(max((i + 0.5) * old / new - 0.5, 0.0), old - 1.0)
+
+    out = np.zeros((height, width, channels))
+    for y in range(height):
+        for x in range(width):
+            at = np.array([[position(x, old_width, width)]]), np.array([[position(y, old_height, height)]])
+            out[y, x] = sample_oracle(image, *at, "edge")[0][0, 0]
+    return out
+
+
+sample = jax.jit(sample_bilinear, static_argnames="border")
+resize = jax.jit(resize_bilinear, static_argnames=("height", "width", "align_corners"))
+
+
+def random_positions(seed, *, whole=False):
+    """An image (4, 5, 2) and positions on (3, 6) that reach three pixels beyond it."""
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((4, 5, 2)).astype(np.float32)
+    x, y = rng.uniform(-3, 7, (3, 6)).astype(np.float32), rng.uniform(-3, 6, (3, 6)).astype(np.float32)
+    return image, *((np.round(x), np.round(y)) if whole else (x, y))
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@given(seed=SEEDS, whole=st.booleans())
+def test_samples_equal_the_oracle(border, seed, whole):
+    image, x, y = random_positions(seed, whole=whole)
+    out, inside = sample(image, x, y, border=border)
+    expected, expected_inside = sample_oracle(image, x, y, border)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    np.testing.assert_array_equal(inside, expected_inside)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_leading_axes_are_a_loop(border):
+    cases = [[random_positions(3 * i + j) for j in range(3)] for i in range(2)]
+    image, x, y = (np.stack([np.stack([case[k] for case in row]) for row in cases]) for k in range(3))
+    out, inside = sample(image, x, y, border=border)
+    for i, j in np.ndindex(2, 3):
+        one, one_inside = sample(*cases[i][j], border=border)
+        np.testing.assert_allclose(out[i, j], one, atol=1e-6)
+        np.testing.assert_array_equal(inside[i, j], one_inside)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_positions_that_are_not_finite_read_as_far_outside(border):
+    image = np.arange(1, 13, dtype=np.float32).reshape(3, 4, 1)
+    x = np.array([[np.nan, 1.0, np.inf, -np.inf, 1e30, 1.0]], np.float32)
+    y = np.array([[1.0, np.nan, 1.0, 1.0, 1.0, -1e30]], np.float32)
+    out, inside = sample(image, x, y, border=border)
+    edge = [image[1, 0], image[0, 1], image[1, 3], image[1, 0], image[1, 3], image[0, 1]]
+    np.testing.assert_array_equal(out[0], edge if border == "edge" else np.zeros((6, 1)))
+    assert not np.any(inside)
+    gradient = jax.grad(lambda image, x, y: sample(image, x, y, border=border)[0].sum(), argnums=(0, 1, 2))(image, x, y)
+    assert all(np.all(np.isfinite(part)) for part in gradient)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_sampling_gradients(border):
+    image, x, y = random_positions(0)
+    # Away from whole pixels, where the surface has creases; the check steps by a hundredth.
+    x, y = (np.floor(p) + np.clip(p - np.floor(p), 0.2, 0.8) for p in (x, y))
+    value = jax.jit(lambda image, x, y: sample_bilinear(image, x, y, border=border)[0])
+    jax.test_util.check_grads(value, (image, x, y), order=1, modes=("fwd", "rev"), eps=1e-2, atol=5e-3, rtol=5e-3)
+
+
+def test_sampling_keeps_the_dtype_and_weighs_in_float32():
+    image, x, y = random_positions(1)
+    coarse = image.astype(jnp.bfloat16)
+    out, _ = sample(coarse, x, y, border="edge")
+    assert out.dtype == jnp.bfloat16
+    expected, _ = sample_oracle(np.asarray(coarse, np.float64), x, y, "edge")
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8, atol=1e-4)  # one rounding
+
+
+def test_sampling_errors():
+    image, x, y = random_positions(2)
+    with pytest.raises(ValueError, match="border is 'reflect'; expected one of zeros, edge"):
+        inspect.unwrap(sample_bilinear)(image, x, y, border="reflect")  # as without the run-time type checker
+    with pytest.raises(ValueError, match=r"x_px \(3, 6\) and y_px \(2, 6\) must agree"):
+        sample_bilinear(image, x, y[:2], border="edge")
+    with pytest.raises(ValueError, match=r"start with the image's leading axes \(1,\)"):
+        sample_bilinear(image[None], x, y, border="edge")
+
+
+# --- sizes ---
+
+SIZES = [(8, 10), (3, 9), (4, 2), (1, 1), (7, 5), (4, 5)]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_resize_equals_the_oracle(height, width, align_corners):
+    image = np.random.default_rng(0).standard_normal((4, 5, 2)).astype(np.float32)
+    out = resize(image, height=height, width=width, align_corners=align_corners)
+    np.testing.assert_allclose(out, resize_oracle(image, height, width, align_corners), atol=2e-6)
+
+
+def test_resize_from_a_single_pixel_repeats_it():
+    image = np.full((1, 1, 3), 0.25, np.float32)
+    for align_corners in (False, True):
+        out = resize(image, height=3, width=2, align_corners=align_corners)
+        np.testing.assert_array_equal(out, np.full((3, 2, 3), 0.25))
+
+
+@given(seed=SEEDS)
+def test_resize_with_aligned_corners_keeps_a_plane(seed):
+    a, b, c = np.random.default_rng(seed).uniform(-2, 2, 3)
+    rows, columns = np.mgrid[0:4, 0:5]
+    plane = (a * columns + b * rows + c).astype(np.float32)[..., None]
+    rows, columns = np.mgrid[0:8, 0:10]
+    expected = a * columns * 4 / 9 + b * rows * 3 / 7 + c
+    out = resize(plane, height=8, width=10, align_corners=True)[..., 0]
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_resize_agrees_with_jax_image_on_half_pixel_centres():
+    image = np.random.default_rng(1).standard_normal((2, 6, 7, 3)).astype(np.float32)
+    for size in ((12, 14), (9, 8), (3, 4)):
+        expected = jax.image.resize(image, (2, *size, 3), "bilinear", antialias=False)
+        out = resize(image, height=size[0], width=size[1], align_corners=False)
+        np.testing.assert_allclose(out, expected, atol=2e-6)
+
+
+def test_resize_keeps_the_dtype_and_rounds_once():
+    image = np.random.default_rng(1).uniform(100, 101, (6, 5, 1)).astype(jnp.bfloat16)
+    out = resize(image, height=11, width=5, align_corners=True)
+    assert out.dtype == jnp.bfloat16
+    expected = resize_oracle(np.asarray(image, np.float64), 11, 5, True)
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_resize_gradients(align_corners):
+    image = np.random.default_rng(2).standard_normal((3, 4, 2)).astype(np.float32)
+    value = functools.partial(resize, height=5, width=3, align_corners=align_corners)
+    jax.test_util.check_grads(value, (image,), order=1, modes=("fwd", "rev"), eps=1e-1, atol=2e-3, rtol=2e-3)
+
+
+def test_area_is_the_mean_of_blocks():
+    image = np.random.default_rng(3).standard_normal((2, 6, 9, 2)).astype(np.float32)
+    out = downsample_area(image, 3)
+    assert out.shape == (2, 2, 3, 2)
+    for y, x in np.ndindex(2, 3):
+        block = image[:, 3 * y : 3 * y + 3, 3 * x : 3 * x + 3].reshape(2, 9, 2)
+        np.testing.assert_allclose(out[:, y, x], block.mean(1), atol=1e-6)
+    assert downsample_area(image.astype(jnp.bfloat16), 3).dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="size 6x9 is no multiple of 2; use pad_to_multiple first"):
+        downsample_area(image, 2)
+
+
+@given(seed=SEEDS, height=st.integers(1, 9), width=st.integers(1, 9), multiple=st.integers(1, 5))
+def test_padding_comes_off_again(seed, height, width, multiple):
+    image = np.random.default_rng(seed).standard_normal((2, height, width, 1)).astype(np.float32)
+    padded, size = pad_to_multiple(image, multiple)
+    assert padded.shape == (2, -(-height // multiple) * multiple, -(-width // multiple) * multiple, 1)
+    np.testing.assert_array_equal(unpad(padded, size), image)
+    for y, x in np.ndindex(*padded.shape[1:3]):
+        np.testing.assert_array_equal(padded[:, y, x], image[:, min(y, height - 1), min(x, width - 1)])

@@ -1,0 +1,193 @@
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdeblur.ops.resample import BORDERS
+from jaxdeblur.ops.warp import warp_backward, warp_blocks
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def warp_oracle(image_0, flow_1to0, border):
+    """(H, W, C), (H, W, 2): a weighted mean of four taps, each looked up on its own."""
+    height, width, channels = image_0.shape
+    out, valid = np.zeros((height, width, channels)), np.ones((height, width), bool)
+    for y in range(height):
+        for x in range(width):
+            u, v = np.float32(flow_1to0[y, x])
+            at_x, at_y = float(np.float32(x) + u), float(np.float32(y) + v)
+            for row in (np.floor(at_y), np.floor(at_y) + 1):
+                for column in (np.floor(at_x), np.floor(at_x) + 1):
+                    weight = (1 - abs(at_x - column)) * (1 - abs(at_y - row))
+                    inside = 0 <= row < height and 0 <= column < width
+                    valid[y, x] &= inside or weight == 0
+                    if inside or border == "edge":
+                        row_in, column_in = int(np.clip(row, 0, height - 1)), int(np.clip(column, 0, width - 1))
+                        out[y, x] += weight * image_0[row_in, column_in]
+    return out, valid
+
+
+def warp_blocks_oracle(features_0, displacement_1to0, block):
+    batch, height, width, _ = features_0.shape
+    out = np.zeros_like(features_0)
+    for b, y, x in np.ndindex(batch, height, width):
+        dx, dy = displacement_1to0[b, y // block, x // block]
+        row, column = y + block * dy, x + block * dx
+        if 0 <= row < height and 0 <= column < width:
+            out[b, y, x] = features_0[b, row, column]
+    return out
+
+
+warp = jax.jit(warp_backward, static_argnames="border")
+move = jax.jit(warp_blocks, static_argnames="block")
+
+
+def random_case(seed, *, reach_px=3.0):
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((5, 6, 2)).astype(np.float32)
+    return image, rng.uniform(-reach_px, reach_px, (5, 6, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@given(seed=SEEDS)
+def test_warp_equals_the_oracle(border, seed):
+    image, flow = random_case(seed)
+    out, valid = warp(image, flow, border=border)
+    expected, expected_valid = warp_oracle(image, flow, border)
+    np.testing.assert_allclose(out, expected, atol=5e-6)
+    np.testing.assert_array_equal(valid, expected_valid)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@given(seed=SEEDS)
+def test_zero_flow_is_the_identity(border, seed):
+    image, flow = random_case(seed)
+    out, valid = warp(image, 0 * flow, border=border)
+    np.testing.assert_array_equal(out, image)
+    assert np.all(valid)
+
+
+@given(seed=SEEDS, u=st.integers(-6, 6), v=st.integers(-6, 6))
+def test_whole_flow_is_an_index_shift(seed, u, v):
+    image, flow = random_case(seed)
+    flow[...] = u, v
+    rows, columns = np.arange(5) + v, np.arange(6) + u
+    nearest = image[np.clip(rows, 0, 4)][:, np.clip(columns, 0, 5)]
+    inside = ((rows >= 0) & (rows < 5))[:, None] & ((columns >= 0) & (columns < 6))
+    out, valid = warp(image, flow, border="edge")
+    np.testing.assert_array_equal(out, nearest)
+    np.testing.assert_array_equal(valid, inside)
+    out, valid = warp(image, flow, border="zeros")
+    np.testing.assert_array_equal(out, np.where(inside[..., None], nearest, 0))
+    np.testing.assert_array_equal(valid, inside)
+
+
+def test_half_a_pixel_outside_reads_half_or_the_nearest():
+    image, flow = np.ones((2, 3, 1), np.float32), np.zeros((2, 3, 2), np.float32)
+    flow[..., 0] = 0.5
+    np.testing.assert_allclose(warp(image, flow, border="zeros")[0][0, :, 0], [1, 1, 0.5])
+    np.testing.assert_allclose(warp(image, flow, border="edge")[0][0, :, 0], [1, 1, 1])
+    np.testing.assert_array_equal(warp(image, flow, border="edge")[1][0], [True, True, False])
+
+
+def test_vmap_is_a_loop():
+    cases = [random_case(seed) for seed in range(3)]
+    images, flows = (np.stack([case[k] for case in cases]) for k in (0, 1))
+    for batched in (warp, jax.vmap(lambda image, flow, border: warp(image, flow, border=border), (0, 0, None))):
+        out, valid = batched(images, flows, border="edge") if batched is warp else batched(images, flows, "edge")
+        for i, case in enumerate(cases):
+            one, one_valid = warp(*case, border="edge")
+            np.testing.assert_allclose(out[i], one, atol=1e-6)
+            np.testing.assert_array_equal(valid[i], one_valid)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_warp_gradients(border):
+    image, flow = random_case(4)
+    flow = np.floor(flow) + np.clip(flow - np.floor(flow), 0.2, 0.8)  # away from the creases at whole pixels
+    value = jax.jit(lambda image, flow: warp_backward(image, flow, border=border)[0])
+    jax.test_util.check_grads(value, (image, flow), order=1, modes=("fwd", "rev"), eps=1e-2, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_gradients_at_zero_flow_are_one_sided_and_finite(border):
+    image = np.array([[0.0, 1.0, 3.0, 2.0]], np.float32)[..., None]
+    flow = np.zeros((1, 4, 2), np.float32)
+    gradient = jax.grad(lambda flow: warp(image, flow, border=border)[0].sum())(flow)
+    assert np.all(np.isfinite(gradient))
+    # Interior pixels take the slope to the right.
+    np.testing.assert_allclose(gradient[0, 1:3, 0], [2.0, -1.0])
+    far = jax.grad(lambda flow: warp(image, flow, border=border)[0].sum())(flow + 1e9)
+    np.testing.assert_array_equal(far, np.zeros_like(flow))
+
+
+def test_dtypes():
+    image, flow = random_case(5)
+    out, valid = warp(image.astype(jnp.bfloat16), flow.astype(jnp.bfloat16), border="edge")
+    assert out.dtype == jnp.bfloat16
+    assert valid.dtype == bool
+    # The flow is added to coordinates in float32: bfloat16 could not tell column 256 from 257.
+    wide = np.arange(300, dtype=np.float32).reshape(1, 300, 1)
+    flow = np.full((1, 300, 2), (1.0, 0.0), jnp.bfloat16)
+    np.testing.assert_array_equal(warp(wide, flow, border="edge")[0][0, :-1, 0], np.arange(1, 300))
+
+
+def test_sizes_that_differ_are_refused():
+    image, flow = random_case(6)
+    with pytest.raises(ValueError, match=r"width \(4, 6\) but image_0 has \(5, 6\); resize the flow with resize_flow"):
+        warp_backward(image, flow[:4], border="zeros")
+
+
+# --- blocks ---
+
+
+def random_blocks(seed, radius=3):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((2, 12, 20, 3)).astype(np.float32)
+    return features, rng.integers(-radius, radius + 1, (2, 3, 5, 2)).astype(np.int32)
+
+
+@given(seed=SEEDS)
+def test_blocks_equal_the_oracle_and_a_warp_by_the_repeated_displacement(seed):
+    features, displacement = random_blocks(seed)
+    out = move(features, displacement, block=4)
+    np.testing.assert_array_equal(out, warp_blocks_oracle(features, displacement, 4))
+    flow = 4 * np.repeat(np.repeat(displacement, 4, axis=1), 4, axis=2).astype(np.float32)
+    np.testing.assert_array_equal(out, warp(features, flow, border="zeros")[0])
+
+
+def test_blocks_far_outside_are_zero():
+    features, displacement = random_blocks(0)
+    for value in (-(10**6), 10**6):
+        displacement[...] = value
+        assert not np.any(move(features, displacement, block=4))
+
+
+def test_blocks_keep_dtype_and_have_the_gradient_of_a_gather():
+    features, displacement = random_blocks(1)
+    half = features.astype(jnp.float16)
+    out = move(half, displacement, block=4)
+    assert out.dtype == jnp.float16
+    np.testing.assert_array_equal(out, warp_blocks_oracle(half, displacement, 4))
+    cotangent = np.random.default_rng(2).standard_normal(features.shape).astype(np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(move(x, displacement, block=4) * cotangent))(features)
+    expected = np.zeros(features.shape)
+    for b, y, x in np.ndindex(features.shape[:3]):
+        dx, dy = displacement[b, y // 4, x // 4]
+        if 0 <= y + 4 * dy < 12 and 0 <= x + 4 * dx < 20:
+            expected[b, y + 4 * dy, x + 4 * dx] += cotangent[b, y, x]
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_blocks_refuse_sizes_that_do_not_fit():
+    features, displacement = random_blocks(2)
+    with pytest.raises(
+        ValueError, match=r"\(2, 2, 5, 2\) but features_0 \(2, 12, 20, 3\) with block 4 needs \(2, 3, 5"
+    ):
+        warp_blocks(features, displacement[:, :2], block=4)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        warp_blocks(features[:, :, :18], displacement[:, :, :4], block=4)
