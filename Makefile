@@ -1,36 +1,44 @@
-# make demo   sets up .venv, trains a few minutes on rendered scenes, evaluates, restores a real clip
-# make test   the same set-up, then the tests
-# make check  format, lint and types (no tests)
+# make demo   sets up .venv, trains a few minutes on rendered scenes, scores the result, restores a real clip
+# make test   the same set-up and the test tools, then the tests
+# make check  format, lint and types
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-CONSTRAINTS := constraints/tested.txt
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/tested.txt
+DEMO := demo_out
 
-.PHONY: demo test check fast-test clean
+.PHONY: demo test fast-test check clean
 
-# Two stamps: the demo needs neither TensorFlow nor the test tools.
-$(VENV)/.core: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
+# Two stamps, since the demo needs neither TensorFlow nor the test tools.
+.venv/core: pyproject.toml constraints/tested.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+.venv/dev: .venv/core
+	$(PIP) -e ".[dev]"
 	touch $@
 
-demo: $(VENV)/.core
-	$(BIN)/python -m benchmarks.demo
+demo: .venv/core
+	$(BIN)/python train.py --config=configs/mtu.py:demo --workdir=$(DEMO)/run
+	$(BIN)/python evaluate.py --config=configs/mtu.py:demo --workdir=$(DEMO)/run --out=$(DEMO)/scores
+	$(BIN)/jaxdeblur deblur demo/dog_forest.mp4 $(DEMO)/dog_forest_restored.mp4 --checkpoint=$(DEMO)/run \
+		--compare=$(DEMO)/dog_forest_compare.mp4
+	@echo
+	@echo "restored video        $(DEMO)/dog_forest_restored.mp4"
+	@echo "side by side          $(DEMO)/dog_forest_compare.mp4"
+	@echo "comparison pictures   $(DEMO)/scores/best.png, median.png, worst.png (blurred, restored, sharp)"
+	@echo "tables                $(DEMO)/scores/scores.csv, scores.json"
 
-check: $(VENV)/.dev
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2
+
+fast-test: .venv/dev
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
-
-fast-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
-
 clean:
-	rm -rf $(VENV) demo_out
+	rm -rf .venv $(DEMO)

@@ -1,5 +1,6 @@
 """Timing, multiply-accumulates, and what a network's convolutions cost when called alone."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def alone_ms(found: list[Convolution], *, runs: int = 7) -> float:
             x = jnp.asarray(generator.standard_normal(convolution.input_shape), convolution.dtype)
             kernel = jnp.asarray(generator.standard_normal(convolution.kernel_shape), convolution.dtype)
             call = jax.jit(convolution.apply)
-            timed[name] = median_ms(lambda call=call, x=x, kernel=kernel: call(x, kernel), runs=runs)
+            timed[name] = median_ms(functools.partial(call, x, kernel), runs=runs)
         total += timed[name]
     return total
 

@@ -6,6 +6,7 @@ One optimiser update of the released recipe (both gradients, both Adams) on a fr
 """
 
 import argparse
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def main() -> None:
     optimizers = {
         group: make_optimizer(
             make_schedule(1e-4, kind="constant", steps=1),
-            lambda path, group=group: objective.is_trained(group, path),
+            functools.partial(objective.is_trained, group),
             adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
             clip_norm=1.0,
         )

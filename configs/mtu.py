@@ -74,6 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.boundaries = (1_000_000, 1_250_000)
     config.optimizer.factor = 0.25
     config.optimizer.final_fraction = 0.01
+    config.optimizer.warmup_steps = 0
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
@@ -92,26 +93,28 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.clips = 8 if config.data.source != "video_folder" else 0  # 0: all
 
     if variant == "demo":
-        # Small enough to learn something in minutes: on a CPU rendering would take most of the time, hence a pool of
-        # clips; the released initial weights stay silent for thousands of updates, hence others.
+        # Small enough to learn something in minutes. On a CPU rendering would take most of the time, hence a pool of
+        # clips. The released initial weights stay silent for thousands of updates, and many updates in a row on few
+        # small clips let the last activations die, hence other weights, a warm-up, and many short clips a batch.
         config.model.name = "mtu1"
         config.model.channels = 16
         config.model.residual_blocks = 4
         config.model.weight_init = "he"
-        config.data.batch_size = 8
-        config.data.frames = 5
+        config.data.batch_size = 16
+        config.data.frames = 3
         config.data.crop_px = 64
         config.data.scenes.sub_frames = 12
         config.data.scenes.max_speed_px = 12.0
         config.data.scenes.min_duty = 0.5
         config.data.scenes.still_share = 0.05
-        config.data.scenes.distinct_clips = 128
+        config.data.scenes.distinct_clips = 192
         config.optimizer.learning_rates.deblur = 3e-4
         config.optimizer.schedule = "cosine"
-        config.training.steps = 2_000
-        config.training.log_every = 50
-        config.training.checkpoint_every = 250
-        config.training.evaluate_every = 500
+        config.optimizer.warmup_steps = 150
+        config.training.steps = 1_800
+        config.training.log_every = 60
+        config.training.checkpoint_every = 300
+        config.training.evaluate_every = 600
     if variant == "smoke":
         config.model.channels = 6
         config.model.residual_blocks = 1

@@ -102,6 +102,7 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
             boundaries=options.boundaries,
             factor=options.factor,
             final_fraction=options.final_fraction,
+            warmup_steps=options.warmup_steps,
         )
         result[group] = make_optimizer(
             schedule,

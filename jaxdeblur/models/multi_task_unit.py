@@ -38,7 +38,7 @@ QUARTER = 4
 """Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
 
 
-_BRANCH, _OUTPUT = 0.3, 0.03  # of "he": relative size on residual branches and output layers
+_BRANCH, _OUTPUT = 0.3, 0.005  # of "he": relative size on residual branches and output layers
 
 
 def _initial_weights(kind: str, scale: float = 1.0) -> Initializer:

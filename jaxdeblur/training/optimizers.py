@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdeblur.types import PyTree
@@ -19,19 +20,25 @@ def make_schedule(
     boundaries: Sequence[int] = (),
     factor: float = 1.0,
     final_fraction: float = 0.0,
+    warmup_steps: int = 0,
 ) -> optax.Schedule:
     """Learning rate as a function of the number of updates made before.
 
     kind "constant"; "step": times `factor` once more than `boundaries[i]` updates have been made; "cosine": half a
     cosine from learning_rate to final_fraction of it over `steps` updates.
+    Before all of them the first warmup_steps updates rise linearly from zero (the released recipe has none).
     """
     if kind == "constant":
-        return optax.constant_schedule(learning_rate)
-    if kind == "step":
-        return optax.piecewise_constant_schedule(learning_rate, {int(b): factor for b in boundaries})
-    if kind == "cosine":
-        return optax.cosine_decay_schedule(learning_rate, steps, alpha=final_fraction)
-    raise ValueError(f"optimizer.schedule is {kind!r}; expected one of {', '.join(SCHEDULES)}")
+        schedule = optax.constant_schedule(learning_rate)
+    elif kind == "step":
+        schedule = optax.piecewise_constant_schedule(learning_rate, {int(b): factor for b in boundaries})
+    elif kind == "cosine":
+        schedule = optax.cosine_decay_schedule(learning_rate, steps, alpha=final_fraction)
+    else:
+        raise ValueError(f"optimizer.schedule is {kind!r}; expected one of {', '.join(SCHEDULES)}")
+    if not warmup_steps:
+        return schedule
+    return lambda made: schedule(made) * jnp.minimum(1.0, (made + 1) / warmup_steps)
 
 
 def make_optimizer(

@@ -1,5 +1,7 @@
 """What a training run carries from update to update, and hence what a checkpoint holds."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,14 @@ from jaxdeblur.types import PyTree
 @flax.struct.dataclass
 class TrainState:
     """step counts optimiser updates. key_data are the raw words of the run's key: an update's key is that key folded
-    with its number, so nothing random needs to be remembered. ema is None where no average is kept."""
+    with its number, so nothing random needs to be remembered. ema is None where no average is kept. Fields are arrays,
+    trees of arrays, or what JAX puts in their place: shapes, shardings."""
 
-    step: jax.Array
+    step: Any
     params: PyTree
     optimizer: dict[str, PyTree]
     ema: PyTree | None
-    key_data: jax.Array
+    key_data: Any
 
 
 def init_state(key: jax.Array, params: PyTree, optimizers: dict, *, ema: bool) -> TrainState:

@@ -259,14 +259,24 @@ def test_windows_repeat_the_end_frames():
     np.testing.assert_array_equal(clip_windows(clip, past=1, future=0)[0, :, :, 0, 0, 0], [[0, 0], [0, 1], [1, 2]])
 
 
-def test_initial_weights():
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(initial())):
-        if path[-1].key == "bias":
+@pytest.mark.parametrize("kind", ["released", "he"])
+def test_initial_weights(kind):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(initial(weight_init=kind))):
+        _, *names, parameter = (entry.key for entry in path)
+        if parameter == "bias":
             assert not np.any(leaf)
-        else:
-            # Five standard errors of a standard deviation, and of a mean.
-            np.testing.assert_allclose(leaf.std(), 0.03, rtol=5 / np.sqrt(2 * leaf.size))
-            np.testing.assert_allclose(leaf.mean(), 0, atol=5 * 0.03 / np.sqrt(leaf.size))
+            continue
+        deviation = 0.03
+        if kind == "he":
+            # Inputs an output value sees; a quarter of a transposed convolution's kernel.
+            deviation = np.sqrt(2 / np.prod(leaf.shape[:-1]) * (4 if names[-1].startswith("dec") else 1))
+            if names[-1] in ("conv2", "block_end"):
+                deviation *= 0.3
+            if names[-1] in ("output_conv", "deblur_1"):
+                deviation *= 0.03
+        # Five standard errors of a standard deviation, and of a mean.
+        np.testing.assert_allclose(leaf.std(), deviation, rtol=5 / np.sqrt(2 * leaf.size))
+        np.testing.assert_allclose(leaf.mean(), 0, atol=5 * deviation / np.sqrt(leaf.size))
 
 
 def test_jit_equals_eager():
@@ -582,6 +592,7 @@ def test_inputs_that_do_not_fit_are_refused():
         ({"residual_blocks": -1}, "residual_blocks is -1; expected 0 or more"),
         ({"match_radius": 0}, "match_radius is 0; expected 1 or more"),
         ({"first_frame": "none"}, "first_frame is 'none'; expected 'self' or 'zero'"),
+        ({"weight_init": "zeros"}, "weight_init is 'zeros'; expected 'released' or 'he'"),
         ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; expected float32, float16 or bfloat16"),
     ],
 )
@@ -617,6 +628,7 @@ def test_options_replace_those_of_the_variant():
         "structure_injection": True,
         "motion_module": True,
         "first_frame": "self",
+        "weight_init": "released",
         "compute_dtype": "bfloat16",
     }
     assert {name for name in MODELS if name.startswith("mtu")} == {"mtu1", "mtu2", "mtu4", "mtu10", "mtu10l"}

@@ -1,0 +1,198 @@
+"""train.py, evaluate.py and the command on its checkpoint, as a user runs them."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One compilation cache for all runs: they differ in when they stop, not in what they compute."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return {
+        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def command(script, *arguments):
+    return [sys.executable, str(ROOT / script), *arguments]
+
+
+def run(environment, script, *arguments, check=True, cwd=ROOT):
+    done = subprocess.run(
+        command(script, *arguments), env=environment, cwd=cwd, capture_output=True, text=True, timeout=600
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def smoke(workdir, *more):
+    return ("--config=configs/mtu.py:smoke", f"--workdir={workdir}", *more)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(environment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = run(environment, "train.py", *smoke(workdir))
+    return workdir, done.stdout
+
+
+def losses(workdir):
+    return (workdir / "losses.csv").read_text()
+
+
+@pytest.mark.slow
+def test_smoke_run_leaves_what_a_run_should(undisturbed):
+    workdir, printed = undisturbed
+    assert "step 60/60" in printed
+    assert "images/s" in printed
+    assert "left" in printed
+    rows = list(csv.DictReader((workdir / "losses.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(3, 61, 3))
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    validation = list(csv.DictReader((workdir / "validation.csv").open()))
+    assert [int(row["step"]) for row in validation] == [30, 60]
+    assert (workdir / "pictures" / "step_00000060.png").is_file()
+    assert any((workdir / "tensorboard").iterdir())
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["data"]["source"] == "scenes"
+    assert config["model"]["channels"] == 6
+    kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {48, 60} <= kept
+    assert len(kept) <= 3
+
+
+@pytest.mark.slow
+def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path):
+    workdir, _ = undisturbed
+    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["protocol"] == "common"
+    assert len(scores["clips"]) == 2
+    assert len(scores["frames"]) == 6
+    mean = scores["mean"]
+    assert mean["gain_db"] == pytest.approx(mean["psnr_restored_db"] - mean["psnr_blurred_db"])
+    assert mean["gain_db"] == pytest.approx(np.mean([clip["gain_db"] for clip in scores["clips"]]))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert [row["clip"] for row in rows] == ["test_000", "test_001", "mean"]
+    for name in ("best", "median", "worst"):
+        assert (tmp_path / f"{name}.png").is_file()
+    assert "gain dB" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_five_moments_ends_like_one_never_stopped(undisturbed, environment, tmp_path):
+    """SIGKILL, whatever is under way: compiling, training, saving, validating."""
+    workdir = tmp_path / "run"
+    moments = random.Random(7)
+    kills = 0
+    while kills < 5:
+        with subprocess.Popen(
+            command("train.py", *smoke(workdir)),
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            # Once training has begun: from the first rows on, or at once where earlier rows are there.
+            deadline = time.monotonic() + 120
+            before = (workdir / "losses.csv").stat().st_mtime_ns if (workdir / "losses.csv").exists() else None
+            while time.monotonic() < deadline and process.poll() is None:
+                if (workdir / "losses.csv").exists() and (workdir / "losses.csv").stat().st_mtime_ns != before:
+                    break
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 1.5))
+            if process.poll() is not None:
+                break
+            process.kill()
+            kills += 1
+    assert kills >= 1
+    run(environment, "train.py", *smoke(workdir))
+    assert losses(workdir) == losses(undisturbed[0])
+    assert (workdir / "validation.csv").read_text() == (undisturbed[0] / "validation.csv").read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_leaves_and_the_run_goes_on(undisturbed, environment, tmp_path):
+    workdir = tmp_path / "run"
+    with subprocess.Popen(
+        command("train.py", *smoke(workdir)), env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (workdir / "losses.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "stopped at step" in errors
+    saved = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert f"stopped at step {max(saved)} of 60" in errors
+    assert 0 < max(saved) < 60
+    run(environment, "train.py", *smoke(workdir))
+    assert losses(workdir) == losses(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_step(environment, tmp_path):
+    workdir = tmp_path / "run"
+    done = run(
+        environment,
+        "train.py",
+        *smoke(workdir, "--config.optimizer.learning_rates.deblur=1e30", "--config.training.checkpoint_every=3"),
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "is not finite at step" in done.stderr
+    assert "Traceback" not in done.stderr
+    # Whatever has been saved can still be read, and is finite.
+    from jaxdeblur.checkpoint import find_checkpoint, load_model
+
+    if any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir()):
+        import jax
+
+        _, variables = load_model(find_checkpoint(workdir))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.slow
+def test_a_workdir_of_another_configuration_is_refused(undisturbed, environment):
+    done = run(environment, "train.py", *smoke(undisturbed[0], "--config.optimizer.clip_norm=0.5"), check=False)
+    assert done.returncode != 0
+    assert "optimizer.clip_norm: 1.0 -> 0.5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_with_other_things_is_no_workdir(environment, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    done = run(environment, "train.py", *smoke(tmp_path), check=False)
+    assert done.returncode != 0
+    assert "is not empty and holds no run" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_unknown_field_names_the_near_one(environment, tmp_path):
+    done = run(environment, "train.py", *smoke(tmp_path, "--config.optimizer.clip_nrom=2.0"), check=False)
+    assert done.returncode != 0
+    assert 'Did you mean "clip_norm"' in done.stderr
+
+
+@pytest.mark.slow
+def test_evaluating_another_models_checkpoint_says_which(undisturbed, environment, tmp_path):
+    done = run(environment, "evaluate.py", "--config=configs/mtu.py:demo", f"--workdir={undisturbed[0]}", check=False)
+    assert done.returncode != 0
+    assert "is a mtu2, the configuration asks for mtu1" in done.stderr

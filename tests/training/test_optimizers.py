@@ -1,0 +1,70 @@
+"""Schedules at their corners and the mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdeblur.training.optimizers import make_optimizer, make_schedule
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+
+
+def test_the_papers_steps():
+    schedule = make_schedule(1e-4, kind="step", steps=1_300_000, boundaries=(1_000_000, 1_250_000), factor=0.25)
+    # Update number k + 1 uses schedule(k): factor 1 for updates up to 1,000,000, 1/4 up to 1,250,000, then 1/16.
+    for made_before, expected in (
+        (0, 1e-4),
+        (999_999, 1e-4),
+        (1_000_000, 2.5e-5),
+        (1_249_999, 2.5e-5),
+        (1_250_000, 6.25e-6),
+        (1_299_999, 6.25e-6),
+    ):
+        assert float(schedule(made_before)) == pytest.approx(expected, rel=1e-6), made_before
+
+
+def test_cosine_ends_where_it_should():
+    schedule = make_schedule(1e-4, kind="cosine", steps=1000, final_fraction=0.01)
+    assert float(schedule(0)) == pytest.approx(1e-4)
+    assert float(schedule(500)) == pytest.approx(1e-4 * (0.01 + 0.99 * 0.5))
+    assert float(schedule(1000)) == pytest.approx(1e-6)
+
+
+def test_unknown_schedule_lists_the_known():
+    with pytest.raises(ValueError, match="'linear'; expected one of constant, step, cosine"):
+        make_schedule(1e-4, kind="linear", steps=1)
+
+
+def test_only_picked_parameters_move_and_the_norm_is_theirs():
+    params = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": jnp.ones(3)}}
+    grads = {"a": {"kernel": jnp.array([3.0, 0.0, 4.0])}, "b": {"kernel": jnp.full(3, 1e6)}}
+    schedule = make_schedule(0.1, kind="constant", steps=1)
+    picked = make_optimizer(schedule, lambda path: path == ("a", "kernel"), adam=ADAM, clip_norm=1.0)
+    updates, state = picked.update(grads, picked.init(params), params)
+    np.testing.assert_array_equal(updates["b"]["kernel"], 0.0)
+    # Clipped by the norm of a alone, 5: b's huge gradient does not count.
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3,)]
+    assert len(moments) == 2, "no moments for frozen parameters"
+    np.testing.assert_allclose(moments[0], 0.1 * np.array([0.6, 0.0, 0.8]), rtol=1e-5)
+    # Adam's first step is the learning rate against the gradient's sign.
+    np.testing.assert_allclose(updates["a"]["kernel"], [-0.1, 0.0, -0.1], atol=1e-6)
+
+
+def test_without_clipping_it_is_optax_adam():
+    params = {"a": jnp.ones(3)}
+    grads = {"a": jnp.array([30.0, -2.0, 0.5])}
+    ours = make_optimizer(make_schedule(0.01, kind="constant", steps=1), lambda path: True, adam=ADAM, clip_norm=None)
+    reference = optax.adam(0.01, **ADAM)
+    for _ in range(2):
+        got, _ = ours.update(grads, ours.init(params), params)
+        expected, _ = reference.update(grads, reference.init(params), params)
+        np.testing.assert_allclose(got["a"], expected["a"], rtol=1e-6)
