@@ -63,7 +63,11 @@ def main(argv: list[str]) -> None:
     params = model.init(init_key, *example_inputs(model))["params"]
     state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
     train_step = make_train_step(
-        objective, optimizers, ema_decay=config.training.ema_decay, microbatches=config.training.microbatches
+        objective,
+        optimizers,
+        ema_decay=config.training.ema_decay,
+        microbatches=config.training.microbatches,
+        loss_scale=config.training.loss_scale,
     )
 
     def evaluate(params: PyTree) -> loop.Evaluation:

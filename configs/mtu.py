@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "mtu2"  # mtu1, mtu2, mtu4, mtu10, mtu10l
-    config.model.compute_dtype = "float32"  # bfloat16 on accelerators that like it
+    config.model.compute_dtype = "float32"  # bfloat16 on accelerators; float16 is the half-precision model
     config.model.residual = True
     config.model.structure_injection = True
     config.model.motion_module = True
@@ -83,6 +83,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training = ConfigDict()
     config.training.steps = 1_300_000  # optimiser updates, one a frame
     config.training.microbatches = 1
+    config.training.loss_scale = 1.0  # 1024.0 with model.compute_dtype float16
     config.training.ema_decay = placeholder(float)
     config.training.log_every = 1_300
     config.training.checkpoint_every = 13_000

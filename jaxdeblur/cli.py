@@ -71,6 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--out", metavar="FOLDER", help="where to (default: inside FOLDER)")
     pack.set_defaults(run=_pack)
 
+    scenes = data.add_parser("scenes", help="render clips of the built-in scenes to a folder of frames")
+    scenes.add_argument("folder", metavar="FOLDER", type=Path, help="gets <split>/<clip>/{blur,sharp}/<frame>.png")
+    scenes.add_argument("--split", default="train", help="(default: %(default)s)")
+    scenes.add_argument("--clips", metavar="N", type=int, default=100, help="(default: %(default)s)")
+    scenes.add_argument("--seed", metavar="N", type=int, default=0, help="each split its own (default: %(default)s)")
+    scenes.add_argument("--frames", metavar="N", type=int, default=13, help="a clip (default: %(default)s)")
+    scenes.add_argument("--size", metavar="WxH", default="256x256", help="in pixels (default: %(default)s)")
+    scenes.add_argument("--photographs", metavar="FOLDER", help="cut textures from these instead of drawing them")
+    scenes.set_defaults(run=_scenes)
+
     convert = commands.add_parser("convert", help="turn an official .pth file into a checkpoint")
     convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
     convert.add_argument("file", metavar="FILE", help="the .pth file")
@@ -103,6 +113,20 @@ def _pack(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.data.pack import pack_video_folder
 
     print(pack_video_folder(arguments.folder, out=arguments.out))
+
+
+def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.data.scenes import SceneConfig, load_photographs, write_video_folder
+
+    width, _, height = arguments.size.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise ValueError(f"--size is {arguments.size!r}; expected WIDTHxHEIGHT, such as 256x256")
+    config = SceneConfig(frames=arguments.frames, height=int(height), width=int(width))
+    photographs = load_photographs(arguments.photographs, config.texture_size) if arguments.photographs else None
+    write_video_folder(
+        arguments.folder, arguments.split, arguments.clips, arguments.seed, config, photographs=photographs
+    )
+    print(f"{arguments.folder / arguments.split}: {arguments.clips} clips")
 
 
 def _convert(arguments: argparse.Namespace, work: _Work) -> None:

@@ -6,7 +6,7 @@ objective   the fields of the paper's objective; teacher_checkpoint
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes), batch_size, frames,
             crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits, window, augment
 optimizer   learning_rates by loss group, schedule, Adam's constants, clip_norm
-training    steps, microbatches, ema_decay, log_every, checkpoint_every, evaluate_every
+training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
 evaluation  protocol, clips
 """
 

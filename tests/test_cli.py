@@ -202,3 +202,20 @@ def test_runs_as_a_module():
         env=environment(),
     )
     assert result.stdout == f"jaxdeblur {__version__}\n"
+
+
+@pytest.mark.slow
+def test_rendered_scenes_make_a_video_folder(tmp_path, capsys):
+    from jaxdeblur.data.video_folder import index_video_folder
+
+    arguments = ["data", "scenes", str(tmp_path / "root"), "--clips=2", "--frames=2", "--size=40x32", "--split=val"]
+    assert cli.main(arguments) == 0
+    assert "2 clips" in capsys.readouterr().out
+    index = index_video_folder(tmp_path / "root", "val")
+    assert [(clip.n_frames, clip.height_px, clip.width_px) for clip in index] == [(2, 32, 40)] * 2
+
+
+def test_a_size_that_is_none_says_what_one_is(tmp_path, capsys):
+    assert cli.main(["data", "scenes", str(tmp_path / "root"), "--size=big"]) == 2
+    assert "expected WIDTHxHEIGHT" in capsys.readouterr().err
+    assert not (tmp_path / "root").exists()

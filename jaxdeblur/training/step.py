@@ -21,6 +21,7 @@ def make_train_step(
     *,
     ema_decay: float | None = None,
     microbatches: int = 1,
+    loss_scale: float = 1.0,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
     """Builds (state, batch, frozen variables) -> (state, metrics); the state is donated.
 
@@ -36,6 +37,9 @@ def make_train_step(
         ema_decay: decay a step of the parameters' moving average; None keeps none.
         microbatches: parts a batch is cut into, one after another, for lack of memory: gradients and metrics are their
             mean.
+        loss_scale: losses are multiplied by it before the backward pass and gradients divided after: keeps small
+            gradients from vanishing in float16 (1024, say), which the half-precision model was trained in. bfloat16
+            and float32 need none.
     """
 
     def gradients(
@@ -51,7 +55,8 @@ def make_train_step(
         grads = {}
         for group in objective.groups:
             transpose = jax.linear_transpose(lambda p, group=group: tangent(p)[group], params)
-            (grads[group],) = transpose(jnp.ones_like(losses[group]))
+            (scaled,) = transpose(jnp.full_like(losses[group], loss_scale))
+            grads[group] = jax.tree.map(lambda gradient: gradient / loss_scale, scaled)
         metrics = {**terms, **{f"loss_{group}": losses[group] for group in objective.groups}}
         return grads, carry_out, metrics
 

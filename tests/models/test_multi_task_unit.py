@@ -9,7 +9,7 @@ from parity import load_case, seeded_state_dict
 
 from jaxdeblur.interop import from_torch
 from jaxdeblur.layers.conv import Conv
-from jaxdeblur.models import MODELS, create_model, example_inputs
+from jaxdeblur.models import MODELS, create_model, example_inputs, multi_task_unit
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits, clip_windows
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
@@ -271,9 +271,9 @@ def test_initial_weights(kind):
             # Inputs an output value sees; a quarter of a transposed convolution's kernel.
             deviation = np.sqrt(2 / np.prod(leaf.shape[:-1]) * (4 if names[-1].startswith("dec") else 1))
             if names[-1] in ("conv2", "block_end"):
-                deviation *= 0.3
+                deviation *= multi_task_unit._BRANCH
             if names[-1] in ("output_conv", "deblur_1"):
-                deviation *= 0.03
+                deviation *= multi_task_unit._OUTPUT
         # Five standard errors of a standard deviation, and of a mean.
         np.testing.assert_allclose(leaf.std(), deviation, rtol=5 / np.sqrt(2 * leaf.size))
         np.testing.assert_allclose(leaf.mean(), 0, atol=5 * deviation / np.sqrt(leaf.size))
@@ -472,9 +472,10 @@ def step_at_dtype(dtype, **options):
 
 
 def test_parameters_are_float32_in_half_precision():
-    variables = initial(compute_dtype="float16")
-    jax.tree.map(np.testing.assert_array_equal, variables, initial())
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    clip = jnp.zeros((1, 1, 4, 4, 3))
+    for dtype in ("float16", "bfloat16"):
+        shapes = jax.eval_shape(small(compute_dtype=dtype).init, jax.random.key(0), clip)
+        assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype("float32")}
 
 
 # --- gradients ---
