@@ -539,7 +539,7 @@ def test_the_first_frame_has_the_gradient_of_its_self_match_and_self_warp():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.max(np.abs(b)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_gradients_are_finite_on_constant_images(dtype):
     model = small(compute_dtype=dtype)
     biasless = jax.tree_util.tree_map_with_path(lambda path, x: 0 * x if path[-1].key == "bias" else x, weights())

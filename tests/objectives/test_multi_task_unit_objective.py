@@ -358,7 +358,7 @@ def teacher():
     return variables, sharp, jax.jit(functools.partial(LiteFlowNet().apply, method="half_resolution"))
 
 
-@pytest.mark.parametrize("kind", ["released", "wrapped"])
+@pytest.mark.parametrize("kind", ["released", pytest.param("wrapped", marks=pytest.mark.slow)])
 def test_without_true_flow_the_teacher_gives_the_classes(kind):
     variables, sharp, half_resolution = teacher()
     model = MultiTaskUnits(MultiTaskUnitConfig(2))
@@ -397,25 +397,22 @@ def test_microbatches_equal_the_whole_batch():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_every_group_is_updated_from_the_parameters_before_any_was():
+def test_updates_start_from_the_same_parameters_and_the_average_follows():
     objective = MultiTaskUnitObjective(small(), 1)
     decay = optax.stateless(lambda gradients, params: jax.tree.map(lambda g, p: 0 * g - 0.25 * p, gradients, params))
-    (state,), _ = train(objective, a_batch(time=1), {group: decay for group in objective.groups})
-    for start, end in zip(jax.tree.leaves(parameters()), jax.tree.leaves(state.params), strict=True):
-        np.testing.assert_allclose(end, start - 2 * 0.25 * start, rtol=0, atol=1e-6)
+    optimizers = dict.fromkeys(objective.groups, decay)
+    states, _ = train(objective, a_batch(time=1), optimizers, calls=2, ema=True, ema_decay=0.75)
+    expected = average = parameters()
+    for number, state in enumerate(states, start=1):
+        assert state.step == number
+        expected = jax.tree.map(lambda p: p - 2 * 0.25 * p, expected)
+        average = jax.tree.map(lambda mean, new: 0.75 * mean + 0.25 * new, average, expected)
+        for made, wanted in ((state.params, expected), (state.ema, average)):
+            for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(wanted), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_the_moving_average_follows_the_parameters():
-    objective = MultiTaskUnitObjective(small(), 1)
-    states, _ = train(objective, a_batch(time=1), sgd(objective), calls=2, ema=True, ema_decay=0.75)
-    expected = parameters()
-    for state in states:
-        expected = jax.tree.map(lambda mean, new: 0.75 * mean + 0.25 * new, expected, state.params)
-        for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-    assert states[1].step == 2
-
-
+@pytest.mark.slow
 def test_the_loss_falls():
     objective = MultiTaskUnitObjective(small(), TIME)
     optimizers = {
