@@ -51,6 +51,10 @@ def undisturbed(environment, tmp_path_factory):
     return workdir, done.stdout
 
 
+def table(file):
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
 def losses(workdir):
     return (workdir / "losses.csv").read_text()
 
@@ -61,10 +65,10 @@ def test_smoke_run_leaves_what_a_run_should(undisturbed):
     assert "step 60/60" in printed
     assert "images/s" in printed
     assert "left" in printed
-    rows = list(csv.DictReader((workdir / "losses.csv").open()))
+    rows = table(workdir / "losses.csv")
     assert [int(row["step"]) for row in rows] == list(range(3, 61, 3))
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
-    validation = list(csv.DictReader((workdir / "validation.csv").open()))
+    validation = table(workdir / "validation.csv")
     assert [int(row["step"]) for row in validation] == [30, 60]
     assert (workdir / "pictures" / "step_00000060.png").is_file()
     assert any((workdir / "tensorboard").iterdir())
@@ -87,7 +91,7 @@ def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path)
     mean = scores["mean"]
     assert mean["gain_db"] == pytest.approx(mean["psnr_restored_db"] - mean["psnr_blurred_db"])
     assert mean["gain_db"] == pytest.approx(np.mean([clip["gain_db"] for clip in scores["clips"]]))
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    rows = table(tmp_path / "scores.csv")
     assert [row["clip"] for row in rows] == ["test_000", "test_001", "mean"]
     for name in ("best", "median", "worst"):
         assert (tmp_path / f"{name}.png").is_file()

@@ -8,6 +8,10 @@ import numpy as np
 from jaxdeblur.evaluation.protocols import Protocol
 
 
+MAX_PSNR_DB = 100.0
+"""What equal frames score: infinity has no mean, and no gain over itself."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationClip:
     """A clip with its truth. `frames()` yields (blurred, sharp), uint8 (H, W, 3), from the first frame each time."""
@@ -62,14 +66,8 @@ def score_clip(
         sharp = _to_float(sharp_u8)
         psnr_blurred, ssim_blurred = protocol.score(_to_float(blurred_u8), sharp)
         psnr_restored, ssim_restored = protocol.score(np.asarray(restored), sharp)
-        yield FrameScore(
-            clip.name,
-            number,
-            float(psnr_blurred),
-            float(psnr_restored),
-            float(ssim_blurred),
-            float(ssim_restored),
-        )
+        psnr_blurred, psnr_restored = (min(float(value), MAX_PSNR_DB) for value in (psnr_blurred, psnr_restored))
+        yield FrameScore(clip.name, number, psnr_blurred, psnr_restored, float(ssim_blurred), float(ssim_restored))
 
 
 def frames_of(

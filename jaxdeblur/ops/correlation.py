@@ -14,6 +14,9 @@ SIMILARITIES: tuple[Similarity, ...] = ("dot", "cosine")
 # (n + 2 radius) / (2 radius + 1) times what is kept; 16 measured best or equal at radius 4 and 10 on CPU.
 _BLOCK_COLUMNS = 16
 
+# Reduced-precision products, the default of some accelerators, would move best matches whose costs nearly tie.
+_PRECISION = jax.lax.Precision.HIGHEST
+
 
 def local_cost_volume(features_1: Features, features_0: Features, *, radius: int, similarity: Similarity) -> CostVolume:
     """Similarity of every position of frame 1 with the positions around it in frame 0.
@@ -103,7 +106,7 @@ def _dot_by_rows(features_1: jax.Array, features_0: jax.Array, radius: int) -> j
     def row(y: jax.Array) -> jax.Array:
         one = jax.lax.dynamic_index_in_dim(block_1, y, axis=2, keepdims=False)
         zero = jax.lax.dynamic_slice_in_dim(reach_0, y, side, axis=2)
-        product = jnp.einsum("bnic,bnkmc->bnkim", one, zero, preferred_element_type=jnp.float32)
+        product = jnp.einsum("bnic,bnkmc->bnkim", one, zero, preferred_element_type=jnp.float32, precision=_PRECISION)
         band = _band(product, radius).transpose(0, 1, 3, 2, 4)
         return band.reshape(batch, blocks * _BLOCK_COLUMNS, side * side).astype(features_1.dtype)
 
@@ -122,6 +125,7 @@ def _dot_by_row_displacements(features_1: jax.Array, features_0: jax.Array, radi
                 block_1,
                 reach_0[:, :, dy : dy + height],
                 preferred_element_type=jnp.float32,
+                precision=_PRECISION,
             ),
             radius,
         ).astype(features_1.dtype)
