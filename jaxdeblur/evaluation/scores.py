@@ -7,7 +7,6 @@ import numpy as np
 
 from jaxdeblur.evaluation.protocols import Protocol
 
-
 MAX_PSNR_DB = 100.0
 """What equal frames score: infinity has no mean, and no gain over itself."""
 
