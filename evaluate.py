@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
@@ -42,17 +43,21 @@ def main(argv: list[str]) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = parts.resolve(_CONFIG.value)
     checkpoint = find_checkpoint(source)
-    trained = load_config(checkpoint)["model"]["name"]
+    saved = load_config(checkpoint)
+    trained = saved["model"]["name"]
     if trained != config.model.name:
         raise ValueError(f"{checkpoint} is a {trained}, the configuration asks for {config.model.name}")
-    model, variables = load_model(checkpoint)
-    out = Path(_OUT.value or Path(source) / "evaluation")
+    # Weights can be scored in another precision than they were trained in; all else is as they were trained.
+    precision = config.model.get("compute_dtype", "float32")
+    model, variables = load_model(checkpoint, compute_dtype=precision)
+    # Beside a checkpoint, not in it: what lies inside a run's checkpoints is theirs to delete.
+    out = Path(_OUT.value or (f"{checkpoint}_evaluation" if _CHECKPOINT.value else Path(source) / "evaluation"))
 
     console = Console(highlight=False)
-    if config.data.note:
-        console.print(config.data.note)
+    trained_on = saved.get("data", {}).get("source", "unknown data")
+    console.print(f"{checkpoint}: trained on {trained_on}, scored on {config.data.source}")
     protocol = PROTOCOLS[config.evaluation.protocol]
-    clips = parts.evaluation_clips(config, model, make_mesh(), held_out="test")
+    clips = parts.evaluation_clips(config, model, make_mesh(jax.local_devices()[:1]), held_out="test")
     run = functools.partial(restore, model=model, variables=variables)
     scores: list[FrameScore] = []
     for clip in track(clips, "scoring", console=console, disable=not console.is_terminal):
@@ -60,7 +65,11 @@ def main(argv: list[str]) -> None:
     rows = clip_scores(scores, protocol)
 
     out.mkdir(parents=True, exist_ok=True)
-    about = {"checkpoint": str(checkpoint), "model": config.model.to_dict(), "data": config.data.source}
+    about = {
+        "checkpoint": str(checkpoint),
+        "model": {**saved["model"], "compute_dtype": precision},
+        "data": config.data.source,
+    }
     write_json(out / "scores.json", rows, scores, {**about, "protocol": protocol.name})
     write_csv(out / "scores.csv", rows)
     ranked = sorted(scores, key=lambda score: score.gain_db)
@@ -77,5 +86,5 @@ if __name__ == "__main__":
     flags.mark_flag_as_required("config")
     try:
         app.run(main)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"evaluate.py: error: {error}")

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 import jaxdeblur.config as parts
 from jaxdeblur import restore
+from jaxdeblur.checkpoint import FOLDER
 from jaxdeblur.data.image_io import replacing
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.evaluation.protocols import PROTOCOLS
@@ -30,6 +32,9 @@ from jaxdeblur.types import PyTree
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run, such as configs/mtu.py or configs/mtu.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; by default runs/<config>[_<variant>]")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of a multi-host run first")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster manager tells")
+_PROCESSES = flags.DEFINE_integer("processes", None, "with --coordinator: how many processes take part")
+_PROCESS = flags.DEFINE_integer("process", None, "with --coordinator: the number of this one, from 0")
 
 logger = logging.getLogger("train")
 
@@ -39,8 +44,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = parts.resolve(_CONFIG.value)
     workdir = Path(_WORKDIR.value or default_workdir()).absolute()
 
@@ -68,6 +74,7 @@ def main(argv: list[str]) -> None:
         ema_decay=config.training.ema_decay,
         microbatches=config.training.microbatches,
         loss_scale=config.training.loss_scale,
+        mesh=mesh,
     )
 
     def evaluate(params: PyTree) -> loop.Evaluation:
@@ -105,16 +112,17 @@ def default_workdir() -> str:
 
 
 def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
-    """Makes the folder, or checks that the run it holds is this one."""
+    """Makes the folder, or checks that the run it holds is this one. A run without a checkpoint has not begun."""
     file = workdir / "config.json"
-    if file.exists():
-        parts.check_same_run(json.loads(file.read_text()), config)
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
+        if file.exists() and any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
+            parts.check_same_run(json.loads(file.read_text()), config)
+        elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
+            raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
+        workdir.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
             partial.write_text(json.dumps(parts.to_json(config), indent=1) + "\n")
+    multihost_utils.sync_global_devices("workdir opened")
 
 
 if __name__ == "__main__":
@@ -122,5 +130,5 @@ if __name__ == "__main__":
     flags.mark_flag_as_required("config")
     try:
         app.run(main)
-    except (ValueError, OSError, loop.NonFiniteLossError) as error:
+    except (ValueError, OSError, ImportError, loop.NonFiniteLossError) as error:
         sys.exit(f"train.py: error: {error}")

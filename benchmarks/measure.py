@@ -65,20 +65,31 @@ def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
                 yield jaxpr
 
 
-def alone_ms(found: list[Convolution], *, runs: int = 7) -> float:
-    """Sum over the convolutions of the median time of each, compiled and called alone."""
-    total = 0.0
-    timed: dict[str, float] = {}
+class Ratio(NamedTuple):
+    """Median milliseconds of a call, and the sum over its convolutions of the median of each when called alone."""
+
+    whole_ms: float
+    alone_ms: float
+
+
+def against_convolutions(call: Callable[[], Any], found: list[Convolution], *, runs: int = 7) -> Ratio:
+    """Times a call and, each compiled and called alone, its convolutions: in turns, so that other load meets both."""
+    alone: dict[str, Callable[[], Any]] = {}
     for convolution in found:
-        name = repr(convolution)
-        if name not in timed:
-            generator = np.random.default_rng(0)
-            x = jnp.asarray(generator.standard_normal(convolution.input_shape), convolution.dtype)
-            kernel = jnp.asarray(generator.standard_normal(convolution.kernel_shape), convolution.dtype)
-            call = jax.jit(convolution.apply)
-            timed[name] = median_ms(functools.partial(call, x, kernel), runs=runs)
-        total += timed[name]
-    return total
+        generator = np.random.default_rng(0)
+        x = jnp.asarray(generator.standard_normal(convolution.input_shape), convolution.dtype)
+        kernel = jnp.asarray(generator.standard_normal(convolution.kernel_shape), convolution.dtype)
+        alone.setdefault(repr(convolution), functools.partial(jax.jit(convolution.apply), x, kernel))
+    calls = {"": call, **alone}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(runs + 1):
+        for name, one in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(one())
+            if turn > 0:  # the first compiles
+                times[name].append(time.perf_counter() - start)
+    medians_ms = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    return Ratio(medians_ms[""], sum(medians_ms[repr(convolution)] for convolution in found))
 
 
 def cost_volume_macs(batch: int, height: int, width: int, channels: int, radius: int) -> int:

@@ -41,16 +41,15 @@ def main() -> None:
     compiled = jax.jit(step)
     # The second frame: the first has no predecessor to match.
     carry, _ = compiled(model.init_carry(1, height, width), window)
-    frame_ms = measure.median_ms(lambda: compiled(carry, window), runs=arguments.runs)
-    alone_ms = measure.alone_ms(found, runs=arguments.runs)
-    again_ms = measure.median_ms(lambda: compiled(carry, window), runs=arguments.runs)
+    ratio = measure.against_convolutions(lambda: compiled(carry, window), found, runs=arguments.runs)
 
     print(f"{arguments.model} {arguments.dtype} {width}x{height} on {measure.machine()}, median of {arguments.runs}")
     print(f"multiply-accumulates a frame    {macs / 1e9:8.1f} G")
-    print(f"frame                           {frame_ms:8.1f} ms  {measure.gflops(macs, frame_ms):7.1f} GFLOP/s")
-    print(f"frame, again                    {again_ms:8.1f} ms  {measure.gflops(macs, again_ms):7.1f} GFLOP/s")
-    print(f"its {len(found):3d} convolutions alone      {alone_ms:8.1f} ms")
-    print(f"frame over convolutions alone   {min(frame_ms, again_ms) / alone_ms:8.2f}")
+    print(
+        f"frame                           {ratio.whole_ms:8.1f} ms  {measure.gflops(macs, ratio.whole_ms):7.1f} GFLOP/s"
+    )
+    print(f"its {len(found):3d} convolutions alone      {ratio.alone_ms:8.1f} ms")
+    print(f"frame over convolutions alone   {ratio.whole_ms / ratio.alone_ms:8.2f}")
 
 
 if __name__ == "__main__":

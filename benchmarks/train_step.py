@@ -74,8 +74,8 @@ def main() -> None:
 
     found = measure.convolutions(gradients, params)
     macs = sum(convolution.macs for convolution in found)
-    step_ms = measure.median_ms(step, runs=arguments.runs) / FRAMES
-    alone_ms = measure.alone_ms(found, runs=arguments.runs)
+    ratio = measure.against_convolutions(step, found, runs=arguments.runs)
+    step_ms, alone_ms = ratio.whole_ms / FRAMES, ratio.alone_ms
 
     name = f"{arguments.model} {arguments.dtype} {batch_size} x {size}x{size}"
     print(f"{name} on {measure.machine()}, median of {arguments.runs}")

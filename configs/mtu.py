@@ -91,7 +91,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "common"
-    config.evaluation.clips = 8 if config.data.source != "video_folder" else 0  # 0: all
+    config.evaluation.clips = 8 if config.data.source == "scenes" else 0  # 0: all of a video folder, 8 scenes
 
     if variant == "demo":
         # Small enough to learn something in minutes. On a CPU rendering would take most of the time, hence a pool of

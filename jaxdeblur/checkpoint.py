@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxdeblur.models import create_model, example_inputs
@@ -81,30 +82,55 @@ class Checkpoints:
         none.
 
         A damaged one is set aside under the name damaged-<step> with a warning, and the one before is taken.
+
+        Raises:
+            ValueError: the newest holds another model or no average where one is asked for (or the other way round), or
+                none at all can be read; nothing is moved then.
         """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         arguments = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in target.items()})
+        damaged: list[tuple[Path, Exception]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = self.folder / str(step)
+            if (folder / "ema").is_dir() != ("ema" in like):
+                raise ValueError(
+                    f"{folder} holds {'an' if 'ema' not in like else 'no'} average: keep ema_decay as it was"
+                )
             try:
-                return dict(self._manager.restore(step, args=arguments).items())
+                restored = dict(self._manager.restore(step, args=arguments).items())
+            except (MemoryError, PermissionError):
+                raise
             except Exception as error:  # Orbax and tensorstore raise many types for files that are cut short
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise
                 _check_same_model(folder, like["params"])
-                aside = self.folder / f"damaged-{step}"
-                logger.warning(
-                    "checkpoint %s cannot be read (%s: %s); it is set aside as %s and the one before is taken",
-                    folder, type(error).__name__, _first_line(error), aside.name,
-                )  # fmt: skip
-                self._manager.close()
-                if jax.process_index() == 0:
-                    shutil.rmtree(aside, ignore_errors=True)
-                    folder.rename(aside)
-                self._open()
+                damaged.append((folder, error))
+                continue
+            self._set_aside(damaged)
+            return restored
+        if damaged:
+            newest, why = damaged[0]
+            raise ValueError(
+                f"no checkpoint in {self.folder} can be read; the newest, {newest.name}: {_first_line(why)}. Move the "
+                "folder away to start anew"
+            )
         return None
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether the machine is being taken away, agreed on between all processes."""
-        return self._manager.reached_preemption(step)
+    def _set_aside(self, damaged: list[tuple[Path, Exception]]) -> None:
+        if not damaged:
+            return
+        self._manager.close()
+        for folder, error in damaged:
+            aside = self.folder / f"damaged-{folder.name}"
+            logger.warning(
+                "checkpoint %s cannot be read (%s: %s); it is set aside as %s and the one before is taken",
+                folder, type(error).__name__, _first_line(error), aside.name,
+            )  # fmt: skip
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+        multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._open()
 
     def wait(self) -> None:
         """Returns when everything is written."""
@@ -148,18 +174,19 @@ def save_model(path: str | Path, *, name: str, options: dict[str, Any], variable
         )
 
 
-def load_model(path: str | Path) -> tuple[nn.Module, Variables]:
+def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
     """Reads a model: its module and variables, on the default device.
 
     Args:
         path: a checkpoint, or a training run's workdir, of which the best checkpoint is taken (the newest where none
             has been validated). The moving average of the parameters is preferred to the parameters.
+        options: fields of the model's configuration to change, such as compute_dtype.
     Raises:
         ValueError: no checkpoint there, or its parameters do not fit the model it names.
     """
     folder = find_checkpoint(path)
     config = load_config(folder)
-    model = create_model(**config["model"])
+    model = create_model(**{**config["model"], **options})
     item = "ema" if (folder / "ema").is_dir() else "params"
     try:
         with _checkpointer() as checkpointer:

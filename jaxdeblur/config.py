@@ -34,6 +34,7 @@ from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_clip, sc
 from jaxdeblur.data.transforms import MTU_AUGMENTATION, to_float_batch
 from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
 from jaxdeblur.evaluation.scores import EvaluationClip
+from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop import from_torch
 from jaxdeblur.interop.files import load_torch_file
 from jaxdeblur.models import create_model
@@ -45,6 +46,9 @@ from jaxdeblur.training.sharding import AXIS, shard_batch
 from jaxdeblur.types import Array, Batch, PyTree
 
 logger = logging.getLogger(__name__)
+
+_FREE_TRAINING_FIELDS = ("steps", "log_every", "checkpoint_every", "evaluate_every")
+"""What may change when a run goes on: how long it is and how often it reports, not what it is."""
 
 SOURCES = ("auto", "scenes", "video_folder")
 
@@ -59,13 +63,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     data = config.data
     if data.source not in SOURCES:
         raise ValueError(f"data.source is {data.source!r}; expected one of {', '.join(SOURCES)}")
-    if config.training.steps < 1 or config.data.frames < 1:
-        raise ValueError("training.steps and data.frames must be at least 1")
+    counts = {f"training.{field}": config.training[field] for field in (*_FREE_TRAINING_FIELDS, "microbatches")}
+    if low := [f"{name} is {value}" for name, value in {**counts, "data.frames": data.frames}.items() if value < 1]:
+        raise ValueError(f"{', '.join(low)}; expected at least 1")
     if data.source == "auto":
         root = Path(data.video_folder.root)
         found = (root / data.video_folder.train_split).is_dir()
         data.source = "video_folder" if found else "scenes"
         if not found:
+            config.evaluation.clips = config.evaluation.clips or 8
             data.note = (
                 f"TRAINING ON RENDERED SCENES, NOT ON THE PAPER'S DATA: {root / data.video_folder.train_split} does "
                 "not exist. Scores are not comparable with the paper's. Prepare the data set there, or give "
@@ -128,7 +134,12 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
             )
         return {}
     if Path(path).is_dir():
-        return {"liteflownet": load_model(path)[1]}
+        teacher, variables = load_model(path)
+        if not isinstance(teacher, LiteFlowNet):
+            raise ValueError(
+                f"objective.teacher_checkpoint {path} is a {type(teacher).__name__}; expected a LiteFlowNet"
+            )
+        return {"liteflownet": variables}
     return {"liteflownet": from_torch("liteflownet", load_torch_file(path))}
 
 
@@ -257,9 +268,11 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
     """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
-    ignored = ("training", "evaluation", "commit")
-    now = to_json(config)
-    old, new = (_flat({k: v for k, v in tree.items() if k not in ignored}) for tree in (saved, now))
+    ignored = ("commit", "evaluation.", *(f"training.{field}" for field in _FREE_TRAINING_FIELDS))
+    old, new = (
+        {name: value for name, value in _flat(tree).items() if not name.startswith(ignored)}
+        for tree in (saved, to_json(config))
+    )
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Real
+from jaxtyping import Bool, Float, Integer
 
 if TYPE_CHECKING:
     # Shapes and dtypes are checked at run time; for a static checker the union below would only forbid arithmetic.
@@ -29,7 +29,6 @@ Displacement: TypeAlias = Integer[Array, "... _h _w 2"]
 CostVolume: TypeAlias = Float[Array, "... _h _w _k"]
 Mask: TypeAlias = Bool[Array, "... _h _w"]
 Scalars: TypeAlias = Float[Array, "..."]
-AnyImage: TypeAlias = Real[Array, "... _h _w _c"]
 
 Border: TypeAlias = Literal["zeros", "edge"]
 """What a sample outside the frame reads: nothing, or the nearest pixel inside."""

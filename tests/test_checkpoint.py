@@ -138,6 +138,46 @@ def test_another_model_is_refused_and_not_set_aside(tmp_path, variables):
     assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
+def test_when_none_can_be_read_nothing_is_moved_and_the_run_does_not_start_over(tmp_path, variables, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, items(variables, step), config())
+        checkpoints.wait()
+
+    def fails(*arguments, **options):
+        raise RuntimeError("the network disk is away")
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read; the newest, 2: the network disk is away"):
+        checkpoints.restore(items(variables, 0))
+    checkpoints.close()
+    assert {"1", "2"} <= {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+
+def test_memory_that_runs_out_is_no_damage(tmp_path, variables, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, items(variables, step), config())
+        checkpoints.wait()
+
+    def fails(*arguments, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        checkpoints.restore(items(variables, 0))
+    checkpoints.close()
+
+
+def test_a_run_keeps_its_average_or_its_lack_of_one(tmp_path, variables):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, items(variables, 1), config())
+    checkpoints.wait()
+    with pytest.raises(ValueError, match="holds no average: keep ema_decay as it was"):
+        checkpoints.restore({**items(variables, 0), "ema": variables["params"]})
+    checkpoints.close()
+
+
 def test_an_unfinished_save_is_no_checkpoint(tmp_path, variables):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, items(variables, 1), config())

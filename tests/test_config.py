@@ -95,7 +95,7 @@ def test_the_motion_loss_without_flow_says_what_to_give():
     ("field", "value", "message"),
     [
         ("data.source", "folder", "expected one of auto, scenes, video_folder"),
-        ("training.steps", 0, "must be at least 1"),
+        ("training.steps", 0, "training.steps is 0; expected at least 1"),
     ],
 )
 def test_values_out_of_range_are_refused(field, value, message):

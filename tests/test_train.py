@@ -99,35 +99,37 @@ def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_five_moments_ends_like_one_never_stopped(undisturbed, environment, tmp_path):
-    """SIGKILL, whatever is under way: compiling, training, saving, validating."""
-    workdir = tmp_path / "run"
+def test_a_run_killed_at_five_moments_ends_like_one_never_stopped(environment, tmp_path):
+    """SIGKILL, whatever is under way: starting, training, saving, validating."""
+    steps = "--config.training.steps=210"
+    run(environment, "train.py", *smoke(tmp_path / "undisturbed", steps))
+    workdir = tmp_path / "killed"
     moments = random.Random(7)
-    kills = 0
-    while kills < 5:
+    for kill in range(5):
         with subprocess.Popen(
-            command("train.py", *smoke(workdir)),
+            command("train.py", *smoke(workdir, steps)),
             env=environment,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
-            # Once training has begun: from the first rows on, or at once where earlier rows are there.
-            deadline = time.monotonic() + 120
-            before = (workdir / "losses.csv").stat().st_mtime_ns if (workdir / "losses.csv").exists() else None
-            while time.monotonic() < deadline and process.poll() is None:
-                if (workdir / "losses.csv").exists() and (workdir / "losses.csv").stat().st_mtime_ns != before:
-                    break
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0, 1.5))
-            if process.poll() is not None:
-                break
+            if kill == 0:  # at some moment of starting
+                time.sleep(moments.uniform(0.5, 4))
+            else:  # soon after new rows, so that the run gets on but never to its end
+                written = modified(workdir / "losses.csv")
+                while modified(workdir / "losses.csv") == written:
+                    assert process.poll() is None
+                    time.sleep(0.01)
+                time.sleep(moments.uniform(0, 0.5))
+            assert process.poll() is None, "the run ended before it could be killed"
             process.kill()
-            kills += 1
-    assert kills >= 1
-    run(environment, "train.py", *smoke(workdir))
-    assert losses(workdir) == losses(undisturbed[0])
-    assert (workdir / "validation.csv").read_text() == (undisturbed[0] / "validation.csv").read_text()
+    run(environment, "train.py", *smoke(workdir, steps))
+    assert losses(workdir) == losses(tmp_path / "undisturbed")
+    assert (workdir / "validation.csv").read_text() == (tmp_path / "undisturbed" / "validation.csv").read_text()
+
+
+def modified(file):
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Scoring restored clips: frame by frame under a protocol, streamed, so that a clip's length costs no memory."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -72,12 +73,10 @@ def score_clip(
 def frames_of(
     clip: EvaluationClip, restore: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]], number: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blurred, restored and sharp frame of a number, uint8, for a picture."""
+    """Blurred, restored and sharp frame of a number (the last, if the clip is shorter), uint8, for a picture."""
     restored_frames = restore(blurred for blurred, _ in clip.frames())
-    for frame, ((blurred, sharp), restored) in enumerate(zip(clip.frames(), restored_frames, strict=True)):
-        if frame == number:
-            return blurred, np.asarray(restored), sharp
-    raise ValueError(f"clip {clip.name} has no frame {number}")
+    *_, ((blurred, sharp), restored) = itertools.islice(zip(clip.frames(), restored_frames, strict=True), number + 1)
+    return blurred, np.asarray(restored), sharp
 
 
 def clip_scores(scores: Iterable[FrameScore], protocol: Protocol) -> list[ClipScore]:

@@ -48,6 +48,10 @@ def restore(
             values are not in [0, 1]. From an iterator it comes when that frame is reached and names its
             number.
     """
+    if not hasattr(model, "init_carry"):
+        raise ValueError(
+            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
+        )
     if not isinstance(frames, jax.Array | np.ndarray):
         return _restore_stream(iter(frames), model, variables, progress)
     if frames.ndim != 4:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -78,7 +79,7 @@ def train(
         saved = step if restored is not None else -1
         source = batches(step // updates_per_batch)
         with stop, _Line(steps, step, show=main) as line:
-            while step < steps and not stop.requested(checkpoints, step):
+            while step < steps and not stop.requested():
                 batch = next(source)
                 images = math.prod(batch["sharp"].shape[:2])
                 state, metrics = train_step(state, batch, frozen)
@@ -97,7 +98,12 @@ def train(
                         line.say(*rows[-1], rate)
                 scores = None
                 if due[2]:
-                    scores, picture = evaluate(state.params if state.ema is None else state.ema)
+                    try:
+                        scores, picture = evaluate(state.params if state.ema is None else state.ema)
+                    except Exception:  # whatever is wrong with the validation data must not cost the training
+                        checkpoints.save(step, to_items(state), config)
+                        checkpoints.wait()
+                        raise
                     if records is not None:
                         records.write("validation", [(step, scores)])
                         records.picture("validation", step, picture)
@@ -106,11 +112,13 @@ def train(
                 if due[1] or due[2]:
                     checkpoints.save(step, to_items(state), config, scores)
                     saved = step
+                if any(due):
+                    line.resume()
             if pending and (rows := _finite_rows(pending, step, updates_per_batch)) and records is not None:
                 records.write("losses", rows)
-        if saved != step:
-            checkpoints.save(step, to_items(state), config)
-        checkpoints.wait()
+            if saved != step:
+                checkpoints.save(step, to_items(state), config)
+            checkpoints.wait()
         if step < steps:
             logger.warning("stopped at step %d of %d and saved; the same command goes on from here", step, steps)
         if records is not None:
@@ -163,9 +171,11 @@ class _StopRequest:
             raise KeyboardInterrupt
         self._requested = True
 
-    def requested(self, checkpoints: Checkpoints, step: int) -> bool:
-        # With several processes all must stop at one step; the runtime's own signal tells them which.
-        return checkpoints.reached_preemption(step) if jax.process_count() > 1 else self._requested
+    def requested(self) -> bool:
+        if jax.process_count() == 1:
+            return self._requested
+        # All processes must stop at one step, whichever of them was told to.
+        return bool(multihost_utils.process_allgather(np.array(self._requested)).any())
 
 
 class _Line:
@@ -208,6 +218,10 @@ class _Line:
         text = f"{_main_loss(values)} {rate:.1f} images/s"
         self._progress.update(self._task, completed=min(step, self._steps), text=text)
         return rate, left_s
+
+    def resume(self) -> None:
+        """Leaves what was done since the last call of advance (validation, saving) out of the rate."""
+        self._last = time.monotonic()
 
     def say(self, step: int, values: dict[str, float], rate: tuple[float, float] | None) -> None:
         parts = [f"step {step}/{self._steps}"]

@@ -18,15 +18,20 @@ def make_mesh(devices: Any = None) -> Mesh:
     return Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def along_batch(mesh: Mesh, axis: int | None) -> NamedSharding:
+    """Splits an array's given axis over the devices; None: a whole copy on each."""
+    return NamedSharding(mesh, P() if axis is None else P(*[None] * axis, AXIS))
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts equal host values on every device. Every process must pass the same values."""
-    sharding = NamedSharding(mesh, P())
+    sharding = along_batch(mesh, None)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """Splits this process's share of a batch over its devices; the first axis of the result is the whole batch."""
-    sharding = NamedSharding(mesh, P(AXIS))
+    sharding = along_batch(mesh, 0)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 

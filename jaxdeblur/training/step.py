@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxdeblur.objectives import Objective
+from jaxdeblur.training.sharding import along_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Batch, PyTree
 
@@ -22,11 +24,12 @@ def make_train_step(
     ema_decay: float | None = None,
     microbatches: int = 1,
     loss_scale: float = 1.0,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
     """Builds (state, batch, frozen variables) -> (state, metrics); the state is donated.
 
     Each metric has one value an update: every term the objective reports, `loss_<group>` and `gradient_norm_<group>`
-    (before clipping).
+    (over every parameter the loss reaches, before clipping).
 
     One update is one call of a jitted function, not an iteration of a compiled loop: inside a loop XLA's CPU backend
     computes gradients of convolutions some ten to fifty times slower, and an accelerator hides the calls behind the
@@ -40,7 +43,22 @@ def make_train_step(
         loss_scale: losses are multiplied by it before the backward pass and gradients divided after: keeps small
             gradients from vanishing in float16 (1024, say), which the half-precision model was trained in. bfloat16
             and float32 need none.
+        mesh: the devices a batch is split over, so that each holds its own share of the carry; None for one device.
     """
+
+    def split(tree: PyTree) -> PyTree:
+        if mesh is None:
+            return tree
+        batch_axis = 0 if microbatches == 1 else 1
+        return jax.tree.map(
+            lambda x: jax.lax.with_sharding_constraint(
+                x, along_batch(mesh, batch_axis if x.ndim > batch_axis else None)
+            ),
+            tree,
+        )
+
+    def whole(tree: PyTree) -> PyTree:
+        return tree if mesh is None else jax.lax.with_sharding_constraint(tree, along_batch(mesh, None))
 
     def gradients(
         params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
@@ -83,7 +101,7 @@ def make_train_step(
         carry = objective.init_carry(prepared)
         if microbatches > 1:
             prepared, carry = jax.tree.map(lambda x: _split(x, microbatches), (prepared, carry))
-        return prepared, carry
+        return split(prepared), split(carry)
 
     @functools.partial(jax.jit, donate_argnums=(0, 2))
     def update(state: TrainState, prepared: PyTree, carry: PyTree, t: jax.Array) -> tuple[TrainState, PyTree, Metrics]:
@@ -97,7 +115,8 @@ def make_train_step(
         ema = state.ema
         if ema_decay is not None:
             ema = jax.tree.map(lambda mean, new: ema_decay * mean + (1 - ema_decay) * new, ema, params)
-        return TrainState(state.step + 1, params, optimizer, ema, state.key_data), carry, metrics
+        state = TrainState(state.step + 1, params, optimizer, ema, state.key_data)
+        return whole(state), split(carry), whole(metrics)
 
     @jax.jit
     def gather(metrics: list[Metrics]) -> Metrics:

@@ -17,7 +17,7 @@ def keep_gradients():
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-def gradients_and_metrics(mesh, microbatches=1):
+def gradients_and_metrics(mesh, microbatches=1, updates=1):
     """Gradients and metrics of a small model on a seeded batch of 8."""
     from jaxdeblur.models import create_model, example_inputs
     from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
@@ -27,19 +27,19 @@ def gradients_and_metrics(mesh, microbatches=1):
 
     model = create_model("mtu2", channels=4, residual_blocks=1, match_radius=2, weight_init="he")
     params = model.init(jax.random.key(0), *example_inputs(model))["params"]
-    objective = MultiTaskUnitObjective(model, updates_per_batch=1)
+    objective = MultiTaskUnitObjective(model, updates_per_batch=updates)
     optimizers = {group: keep_gradients() for group in objective.groups}
     generator = np.random.default_rng(0)
     batch = {
-        "blurred": generator.random((8, 5, 16, 16, 3), np.float32),
-        "sharp": generator.random((8, 1, 16, 16, 3), np.float32),
-        "flow_cur_to_prev": np.zeros((8, 1, 16, 16, 2), np.float32),
+        "blurred": generator.random((8, updates + 4, 16, 16, 3), np.float32),
+        "sharp": generator.random((8, updates, 16, 16, 3), np.float32),
+        "flow_cur_to_prev": np.zeros((8, updates, 16, 16, 2), np.float32),
     }
     share = 8 // jax.process_count()
     mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     sharded = shard_batch({name: value[mine] for name, value in batch.items()}, mesh)
     state = replicate(init_state(jax.random.key(1), params, optimizers, ema=False), mesh)
-    state, metrics = make_train_step(objective, optimizers, microbatches=microbatches)(state, sharded, {})
+    state, metrics = make_train_step(objective, optimizers, microbatches=microbatches, mesh=mesh)(state, sharded, {})
     local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), (state.optimizer, metrics))
     return {"gradients": local[0], "metrics": local[1]}
 

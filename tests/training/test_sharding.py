@@ -67,6 +67,13 @@ def test_two_processes_of_two_devices_give_one_devices_gradients(one_device, tmp
             np.testing.assert_allclose(saved[name], x, atol=1e-5 * scale, rtol=0, err_msg=name)
 
 
+def test_the_update_is_compiled_once_on_many_devices(caplog):
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        sharded_gradients.gradients_and_metrics(make_mesh(), updates=3)
+    compiled = [record.message for record in caplog.records if record.message.startswith("Compiling jit(update)")]
+    assert len(compiled) == 1, compiled
+
+
 def test_a_batch_is_split_and_parameters_are_copied():
     mesh = make_mesh()
     batch = shard_batch({"x": np.arange(16.0).reshape(16, 1)}, mesh)["x"]
