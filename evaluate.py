@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
     source = _CHECKPOINT.value or _WORKDIR.value
     if source is None or (_CHECKPOINT.value and _WORKDIR.value):
         raise ValueError("give either --workdir or --checkpoint")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for chatty in ("absl", "jax"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     config = parts.resolve(_CONFIG.value)
     checkpoint = find_checkpoint(source)
     saved = load_config(checkpoint)

@@ -43,7 +43,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for chatty in ("absl", "jax"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
