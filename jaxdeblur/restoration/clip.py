@@ -161,5 +161,6 @@ def _put_on_device(frames: Iterable[Array]) -> Iterator[jax.Array]:
                     f"frame {number} has values in [{lowest:g}, {highest:g}]; floating frames are in [0, 1]: "
                     "divide by the largest value, or clip"
                 )
-        # A copy, since whoever makes the frames may reuse the memory before the step has run.
-        yield jnp.array(frame)
+        # NumPy's copy, since whoever makes the frames may reuse the memory before the step has run. JAX's own
+        # (jnp.array) may take the memory over and copy it later.
+        yield jax.device_put(np.array(frame))

@@ -139,8 +139,9 @@ def test_a_producer_may_reuse_its_buffer():
             yield buffer
             buffer[...] = 0
 
-    streamed = np.stack(list(restore(reused(), TinyModel(), variables())))
-    np.testing.assert_array_equal(streamed, restore(frames, TinyModel(), variables()))
+    whole = restore(frames, TinyModel(), variables())
+    for _ in range(20):  # whether memory that is shared is read in time is luck
+        np.testing.assert_array_equal(np.stack(list(restore(reused(), TinyModel(), variables()))), whole)
 
 
 def test_stream_is_lazy_and_holds_few_frames():
