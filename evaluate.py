@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -22,6 +23,7 @@ from rich.progress import track
 import jaxdeblur.config as parts
 from jaxdeblur import restore
 from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
+from jaxdeblur.evaluation.motion import mean_motion_accuracy
 from jaxdeblur.evaluation.pictures import strip, write_picture
 from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import FrameScore, clip_scores, frames_of, score_clip
@@ -31,6 +33,7 @@ from jaxdeblur.training.sharding import make_mesh
 _CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a training run: its best checkpoint is scored")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint to score instead")
+_MOTION = flags.DEFINE_bool("motion", False, "also score the motion that multi-task units estimate")
 _OUT = flags.DEFINE_string("out", None, "folder for the results; by default <workdir or checkpoint>/evaluation")
 
 
@@ -66,11 +69,15 @@ def main(argv: list[str]) -> None:
     rows = clip_scores(scores, protocol)
 
     out.mkdir(parents=True, exist_ok=True)
-    about = {
+    about: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "model": {**saved["model"], "compute_dtype": precision},
         "data": config.data.source,
     }
+    if _MOTION.value:
+        psnr_db, ssim = mean_motion_accuracy(clips, model, variables)
+        about["motion_accuracy"] = {"psnr_db": psnr_db, "ssim": ssim}
+        console.print(f"motion: the previous sharp frame moved onto the current one, {psnr_db:.2f} dB, SSIM {ssim:.4f}")
     write_json(out / "scores.json", rows, scores, {**about, "protocol": protocol.name})
     write_csv(out / "scores.csv", rows)
     ranked = sorted(scores, key=lambda score: score.gain_db)

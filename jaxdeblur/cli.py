@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         help="also write a video, blurred on the left and restored on the right (default: OUT-compare.mp4)",
     )
     deblur.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the network's arithmetic; half as wide is faster on most accelerators (default: as it was trained)",
+    )
+    deblur.add_argument(
         "--crf",
         metavar="N",
         type=int,
@@ -102,7 +107,8 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     if compare == Path():
         suffix = ".mp4" if source.is_dir() else target.suffix
         compare = target.with_name(f"{target.name if source.is_dir() else target.stem}-compare{suffix}")
-    model, variables = load_model(arguments.checkpoint)
+    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
+    model, variables = load_model(arguments.checkpoint, **options)
     deblur = deblur_folder if source.is_dir() else deblur_video
     with _progress_bar(source.name, work) as progress:
         count = deblur(source, target, model, variables, compare=compare, crf=arguments.crf, progress=progress)

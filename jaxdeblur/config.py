@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from jaxdeblur.checkpoint import load_model
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.pipeline import video_folder_batches
-from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_clip, scene_key
+from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_batch
 from jaxdeblur.data.transforms import MTU_AUGMENTATION, to_float_batch
 from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
 from jaxdeblur.evaluation.scores import EvaluationClip
@@ -243,22 +243,22 @@ def _scene_renderer(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int
     # On a CPU clips one after another are fastest; an accelerator renders its share at once.
     at_once = 1 if mesh.devices.flat[0].platform == "cpu" else share
 
-    def render_share(keys: jax.Array, photographs: jax.Array | None) -> Batch:
-        def render(key: jax.Array) -> Batch:
-            return render_clip(key, scene, photographs=photographs, past=model.past_frames, future=model.future_frames)
-
-        return jax.lax.map(render, keys, batch_size=at_once if at_once > 1 else None)
+    def render_share(seed: jax.Array, first_index: jax.Array, photographs: jax.Array | None) -> Batch:
+        return render_batch(
+            seed,
+            first_index + share * jax.lax.axis_index(AXIS),
+            share,
+            scene,
+            photographs=photographs,
+            past=model.past_frames,
+            future=model.future_frames,
+            at_once=at_once,
+        )
 
     sharded = jax.jit(
-        jax.shard_map(render_share, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
+        jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(AXIS), check_vma=False)
     )
-    keys = jax.jit(jax.vmap(scene_key, in_axes=(None, 0)))
-
-    def render(seed: int, first_index: int) -> Batch:
-        indices = first_index + np.arange(config.data.batch_size, dtype=np.int32)
-        return sharded(keys(np.int32(seed), indices), photographs)
-
-    return render
+    return lambda seed, first_index: sharded(np.int32(seed), np.int32(first_index), photographs)
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -22,8 +22,8 @@ def checkpoint(monkeypatch):
     """A module in the place of jaxdeblur.checkpoint whose models change nothing; gives what was asked of it."""
     asked = []
 
-    def load_model(path):
-        asked.append(path)
+    def load_model(path, **options):
+        asked.append((path, options) if options else path)
         if path == "missing":
             raise ValueError("missing: holds no model")
         return IdentityModel(), {}
@@ -49,6 +49,12 @@ def test_deblurs_a_video(tmp_path, video, checkpoint, capsys):
     assert captured.out == f"{target}: 6 frames\n"
     assert "6/6" in captured.err
     assert "frames/s" in captured.err
+
+
+def test_precision_reaches_the_model(tmp_path, video, checkpoint):
+    command = ["deblur", str(video), str(tmp_path / "out.mp4"), "--checkpoint=best", "--precision=bfloat16"]
+    assert cli.main(command) == 0
+    assert checkpoint == [("best", {"compute_dtype": "bfloat16"})]
 
 
 @pytest.mark.parametrize(("option", "name"), [("--compare", "out-compare.mp4"), ("--compare={}/x.mov", "x.mov")])

@@ -604,6 +604,7 @@ def draw_texture(key: jax.Array, *, size: int) -> Float[Array, "_s _s 3"]:
     grain_key, number_key = jax.random.split(key)
     area = (size / 256) ** 2
     windows = [(size, round(12 * area)), (72, round(60 * area)), (28, round(130 * area)), (14, round(240 * area))]
+    windows = [(min(window, size), count) for window, count in windows]
     blocks, line_count = max(1, round(1.2 * area)), round(6 * area)
     leaf_count = sum(count for _, count in windows)
     draw = _Draws(number_key, 48 * (leaf_count + line_count) + 1600 * blocks + 512)
@@ -785,6 +786,7 @@ def _joined(first: Stamps, second: Stamps) -> Stamps:
 def _paint(image: jax.Array, grain: jax.Array, stamps: Stamps, window: int) -> jax.Array:
     """Paints stamps in order, each within a window x window part of the image around its centre."""
     size = image.shape[0]
+    window = min(window, size)
     steps = jnp.arange(window, dtype=jnp.float32)
 
     def paint_one(image: jax.Array, stamp: Stamps) -> tuple[jax.Array, None]:

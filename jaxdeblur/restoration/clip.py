@@ -91,7 +91,7 @@ def _restore_stream(
         return restored
 
     on_device = _put_on_device(itertools.chain([first], frames))
-    for window in _windows(on_device, model.past_frames, model.future_frames):
+    for window in frame_windows(on_device, model.past_frames, model.future_frames):
         if carry is None:
             multiple = model.size_multiple
             height, width = (-(-side // multiple) * multiple for side in window[0].shape[:2])
@@ -120,10 +120,10 @@ def _step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Arr
     return carry, restored.astype(dtype)
 
 
-def _windows(frames: Iterator[jax.Array], past: int, future: int) -> Iterator[tuple[jax.Array, ...]]:
+def frame_windows(frames: Iterable[Array], past: int, future: int) -> Iterator[tuple[Array, ...]]:
     """Frames t - past .. t + future for every frame t; beyond an end they are copies of the frame there."""
     size = past + 1 + future
-    window: collections.deque[jax.Array] = collections.deque(maxlen=size)
+    window: collections.deque[Array] = collections.deque(maxlen=size)
     for frame in frames:
         if not window:
             window.extend([frame] * past)

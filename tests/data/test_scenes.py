@@ -315,6 +315,13 @@ def test_motion_of_random_scenes():
     assert np.max(blurs_px) > 0.5 * config.max_speed_px
 
 
+def test_smallest_scenes():
+    config = SceneConfig(frames=1, height=8, width=8, max_speed_px=0.0, texels_per_px=1.0)
+    clip = jax.jit(functools.partial(scenes.render_clip, config=config))(scenes.scene_key(0, 0))
+    assert clip["sharp"].shape == (1, 8, 8, 3)
+    assert np.std(clip["sharp"]) > 0.01
+
+
 # --- Photographs in, video folders out ---
 
 
