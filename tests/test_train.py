@@ -83,7 +83,7 @@ def test_smoke_run_leaves_what_a_run_should(undisturbed):
 @pytest.mark.slow
 def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path):
     workdir, _ = undisturbed
-    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}")
+    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}", "--motion")
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["protocol"] == "common"
     assert len(scores["clips"]) == 2
@@ -91,6 +91,7 @@ def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path)
     mean = scores["mean"]
     assert mean["gain_db"] == pytest.approx(mean["psnr_restored_db"] - mean["psnr_blurred_db"])
     assert mean["gain_db"] == pytest.approx(np.mean([clip["gain_db"] for clip in scores["clips"]]))
+    assert 0 < scores["motion_accuracy"]["psnr_db"] < 100
     rows = table(tmp_path / "scores.csv")
     assert [row["clip"] for row in rows] == ["test_000", "test_001", "mean"]
     for name in ("best", "median", "worst"):

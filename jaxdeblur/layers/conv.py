@@ -20,8 +20,9 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 class Conv(nn.Module):
     """2-D cross-correlation; kernel (height, width, in / groups, out), bias (out,).
 
-    padding: pixels of zeros on (top and bottom, left and right); by default (k - 1) // 2, which keeps the size at
-        stride 1.
+    padding: pixels of zeros on (top and bottom, left and right); by default dilation (k - 1) / 2, rounded down, which
+        keeps the size of odd kernels at stride 1.
+    dilation: pixels from one tap to the next.
     dtype: of the arithmetic and the result; None follows the input. Parameters are float32.
     """
 
@@ -29,6 +30,7 @@ class Conv(nn.Module):
     kernel_size: int | tuple[int, int]
     strides: int = 1
     padding: int | tuple[int, int] | None = None
+    dilation: int = 1
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = lecun_normal()
@@ -40,7 +42,7 @@ class Conv(nn.Module):
         size = (self.kernel_size, self.kernel_size) if isinstance(self.kernel_size, int) else self.kernel_size
         pad = self.padding
         if pad is None:
-            pad = ((size[0] - 1) // 2, (size[1] - 1) // 2)
+            pad = (self.dilation * (size[0] - 1) // 2, self.dilation * (size[1] - 1) // 2)
         elif isinstance(pad, int):
             pad = (pad, pad)
         kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1] // self.groups, self.features), jnp.float32)
@@ -51,22 +53,30 @@ class Conv(nn.Module):
             kernel,
             (self.strides, self.strides),
             [(pad[0], pad[0]), (pad[1], pad[1])],
+            rhs_dilation=(self.dilation, self.dilation),
             dimension_numbers=DIMENSIONS,
             feature_group_count=self.groups,
         )
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
-class ConvTranspose(nn.Module):
-    """2-D transposed convolution of kernel 4 and stride 2 that doubles the size; kernel (4, 4, in / groups, out), bias
-    (out,).
+# Of each kernel size, for even and for odd outputs: the first of every other tap that meets an input, and the padding.
+_PARITY_TAPS = {4: ((0, (1, 0)), (1, (0, 1))), 3: ((1, (0, 0)), (0, (0, 1)))}
 
-    Insert a zero between neighbours, pad 2 zeros on every side, cross-correlate with the kernel as stored here.
-    Released PyTorch weights (in, out / groups, 4, 4) are flipped in both spatial axes when imported. Computed as four
-    ordinary 2 x 2 convolutions, one for each parity of the output's row and column, which multiply no inserted zero.
+
+class ConvTranspose(nn.Module):
+    """2-D transposed convolution of stride 2 that doubles the size; kernel (k, k, in / groups, out), bias (out,).
+
+    Insert a zero between neighbours, pad with zeros, cross-correlate with the kernel as stored here. Released PyTorch
+    weights (in, out / groups, k, k) are flipped in both spatial axes when imported. Computed as four ordinary
+    convolutions, one for each parity of the output's row and column, which multiply no inserted zero.
+
+    kernel_size: 4, padded by 2 on every side (PyTorch: padding 1), or 3, padded by 1 before and 2 after (PyTorch:
+        padding 1, output padding 1).
     """
 
     features: int
+    kernel_size: int = 4
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = lecun_normal()
@@ -75,21 +85,25 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        kernel = self.param("kernel", self.kernel_init, (4, 4, x.shape[-1] // self.groups, self.features), jnp.float32)
+        if self.kernel_size not in _PARITY_TAPS:
+            raise ValueError(f"kernel_size is {self.kernel_size}; expected 3 or 4")
+        size = self.kernel_size
+        shape = (size, size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype or x.dtype)
         batch, height, width, _ = x.shape
         parities = [
             jax.lax.conv_general_dilated(
                 x,
-                kernel[row::2, column::2],
+                kernel[first_row::2, first_column::2],
                 (1, 1),
-                [(1 - row, row), (1 - column, column)],
+                [pad_rows, pad_columns],
                 dimension_numbers=DIMENSIONS,
                 feature_group_count=self.groups,
             )
-            for row in (0, 1)
-            for column in (0, 1)
+            for first_row, pad_rows in _PARITY_TAPS[size]
+            for first_column, pad_columns in _PARITY_TAPS[size]
         ]
         y = jnp.stack(parities, axis=3).reshape(batch, height, width, 2, 2, self.features)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, self.features)

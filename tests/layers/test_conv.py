@@ -7,26 +7,31 @@ import pytest
 from jaxdeblur.layers.conv import Conv, ConvTranspose
 
 
-def correlate_oracle(x, kernel, bias, *, stride=1, padding=(0, 0), groups=1):
+def correlate_oracle(x, kernel, bias, *, stride=1, padding=((0, 0), (0, 0)), groups=1, dilation=1):
     """Every output value as its own sum; kernel (kh, kw, in / groups, out)."""
     kh, kw, ins, outs = kernel.shape
-    x = np.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
     batch, height, width, _ = x.shape
-    out = np.zeros((batch, (height - kh) // stride + 1, (width - kw) // stride + 1, outs))
+    reach_y, reach_x = dilation * (kh - 1) + 1, dilation * (kw - 1) + 1
+    out = np.zeros((batch, (height - reach_y) // stride + 1, (width - reach_x) // stride + 1, outs))
     for b, row, column, o in np.ndindex(out.shape):
         group = o // (outs // groups)
-        window = x[b, stride * row : stride * row + kh, stride * column : stride * column + kw]
+        top, left = stride * row, stride * column
+        window = x[b, top : top + reach_y : dilation, left : left + reach_x : dilation]
         window = window[..., group * ins : (group + 1) * ins]
         out[b, row, column, o] = np.sum(window * kernel[..., o]) + bias[o]
     return out
 
 
+TRANSPOSED_PADDING = {4: ((2, 2), (2, 2)), 3: ((1, 2), (1, 2))}
+
+
 def transposed_oracle(x, kernel, bias, *, groups=1):
-    """Insert a zero between neighbours, pad 2 zeros on every side, cross-correlate."""
+    """Insert a zero between neighbours, pad, cross-correlate."""
     batch, height, width, channels = x.shape
     spread = np.zeros((batch, 2 * height - 1, 2 * width - 1, channels))
     spread[:, ::2, ::2] = x
-    return correlate_oracle(spread, kernel, bias, padding=(2, 2), groups=groups)
+    return correlate_oracle(spread, kernel, bias, padding=TRANSPOSED_PADDING[len(kernel)], groups=groups)
 
 
 def dilated(x, kernel, groups=1):
@@ -35,7 +40,7 @@ def dilated(x, kernel, groups=1):
         x,
         kernel,
         (1, 1),
-        [(2, 2), (2, 2)],
+        TRANSPOSED_PADDING[len(kernel)],
         lhs_dilation=(2, 2),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
@@ -58,6 +63,8 @@ CASES = {
     "k3 padding (0, 2)": ({"kernel_size": 3, "padding": (0, 2)}, (0, 2)),
     "k1": ({"kernel_size": 1}, (0, 0)),
     "k3 groups 2 stride 2": ({"kernel_size": 3, "groups": 2, "strides": 2}, (1, 1)),
+    "k3 dilation 2": ({"kernel_size": 3, "dilation": 2}, (2, 2)),
+    "k2 dilation 3": ({"kernel_size": 2, "dilation": 3}, (1, 1)),
 }
 
 
@@ -67,24 +74,33 @@ def test_conv_equals_the_oracle(name):
     size, groups = options["kernel_size"], options.get("groups", 1)
     x, params = random_case(size if isinstance(size, tuple) else (size, size), 4, 6, groups)
     out = Conv(6, **options).apply({"params": params}, x)
-    expected = correlate_oracle(x, *params.values(), stride=options.get("strides", 1), padding=padding, groups=groups)
+    expected = correlate_oracle(
+        x,
+        *params.values(),
+        stride=options.get("strides", 1),
+        padding=[(pixels, pixels) for pixels in padding],
+        groups=groups,
+        dilation=options.get("dilation", 1),
+    )
     assert out.shape == expected.shape
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 1, 1), (1, 2, 5)])
-def test_transposed_conv_equals_the_oracle(shape, groups):
-    x, params = random_case((4, 4), 4, 6, groups, shape)
-    out = ConvTranspose(6, groups=groups).apply({"params": params}, x)
+@pytest.mark.parametrize("size", [3, 4])
+def test_transposed_conv_equals_the_oracle(shape, groups, size):
+    x, params = random_case((size, size), 4, 6, groups, shape)
+    out = ConvTranspose(6, size, groups=groups).apply({"params": params}, x)
     assert out.shape == (shape[0], 2 * shape[1], 2 * shape[2], 6)
     np.testing.assert_allclose(out, transposed_oracle(x, *params.values(), groups=groups), atol=2e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_transposed_conv_has_the_gradients_of_the_dilated_convolution(groups):
-    x, params = random_case((4, 4), 4, 6, groups)
-    layer = ConvTranspose(6, groups=groups, use_bias=False)
+@pytest.mark.parametrize("size", [3, 4])
+def test_transposed_conv_has_the_gradients_of_the_dilated_convolution(groups, size):
+    x, params = random_case((size, size), 4, 6, groups)
+    layer = ConvTranspose(6, size, groups=groups, use_bias=False)
     out, vjp = jax.vjp(lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x), x, params["kernel"])
     expected, expected_vjp = jax.vjp(lambda x, kernel: dilated(x, kernel, groups), x, params["kernel"])
     np.testing.assert_allclose(out, expected, atol=2e-5)
