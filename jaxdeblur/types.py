@@ -33,6 +33,9 @@ Scalars: TypeAlias = Float[Array, "..."]
 Border: TypeAlias = Literal["zeros", "edge"]
 """What a sample outside the frame reads: nothing, or the nearest pixel inside."""
 
+BeyondEnds: TypeAlias = Literal["repeat", "alternate"]
+"""What a model sees in the place of frames before the first and after the last; see `restoration.clip`."""
+
 PyTree: TypeAlias = Any
 Variables: TypeAlias = dict[str, Any]
 """Flax variables: {"params": ..., other collections}."""

@@ -18,9 +18,10 @@ class IdentityModel(nn.Module):
     past_frames: int = 1
     future_frames: int = 1
     size_multiple: int = 8
+    beyond_ends: str = "repeat"
 
-    def init_carry(self, batch, height, width):
-        return jnp.zeros((batch, height, width, 3))
+    def start(self, window):
+        return jnp.zeros_like(window[:, 0])
 
     def step(self, carry, window):
         return carry, Outputs(window[:, self.past_frames] + self.lift)

@@ -39,7 +39,7 @@ def mean_motion_accuracy(
 
 def _clip_scores(clip: EvaluationClip, model: MultiTaskUnits, variables: Variables) -> Iterator[tuple[float, float]]:
     blurred = (_whole_blocks(frame) for frame, _ in clip.frames())
-    windows = frame_windows(blurred, model.past_frames, model.future_frames)
+    windows = frame_windows(blurred, model.past_frames, model.future_frames, beyond_ends=model.beyond_ends)
     carry: PyTree = None
     previous: np.ndarray | None = None
     for (_, sharp_u8), window in zip(clip.frames(), windows, strict=True):

@@ -55,6 +55,8 @@ class LiteFlowNet(nn.Module):
     "distances" and "flow_1to0" (network units) of "matching_<l>", "subpixel_<l>" and "regularization_<l>".
     """
 
+    size_multiple = SIZE_MULTIPLE
+
     def __call__(self, image_1: Image, image_0: Image) -> Flow:
         """Flow from image 1 to image 0, at full resolution.
 

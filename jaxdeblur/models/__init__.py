@@ -2,9 +2,10 @@
 
 A deblurring model restores clips (B, T, H, W, 3) in [0, 1] when called, and frame by frame through
 
-    past_frames, future_frames, size_multiple    what a step looks at; what height and width must be multiples of
-    init_carry(batch, height, width) -> carry    needs no parameters
-    step(carry, window) -> carry, outputs        window (B, past + 1 + future, H, W, 3); outputs.restored (B, H, W, 3)
+    past_frames, future_frames, beyond_ends    what a step looks at, and what stands for frames there are none of
+    size_multiple                              what height and width must be multiples of
+    start(window) -> carry                     before the first frame; window (B, past + 1 + future, H, W, 3)
+    step(carry, window) -> carry, outputs      outputs.restored (B, H, W, 3)
 
 A flow network maps two images (B, H, W, 3) in [0, 1] to the flow from the first to the second on the first's grid, in
 pixels.
@@ -54,11 +55,16 @@ def create_model(name: str, **options: Any) -> Any:
 
 def example_inputs(model: Any) -> tuple[jax.Array, ...]:
     """The smallest inputs a model is initialised with: a one-frame clip, or a flow network's two images."""
-    if isinstance(model, LiteFlowNet):
-        image = jnp.zeros((1, 32, 32, 3))
-        return image, image
     size = model.size_multiple
+    if is_flow_network(model):
+        image = jnp.zeros((1, size, size, 3))
+        return image, image
     return (jnp.zeros((1, 1, size, size, 3)),)
+
+
+def is_flow_network(model: Any) -> bool:
+    """Whether a network estimates flow; otherwise it restores frames."""
+    return not hasattr(model, "step")
 
 
 def check_model_name(name: str) -> str:

@@ -168,6 +168,7 @@ class MultiTaskUnits(nn.Module):
 
     past_frames = 2
     future_frames = 2
+    beyond_ends = "repeat"
     size_multiple = QUARTER
 
     def setup(self) -> None:
@@ -209,6 +210,11 @@ class MultiTaskUnits(nn.Module):
             unit_features=jnp.zeros((batch, height, width, c), self._dtype),
             restored=jnp.zeros((batch, height, width, 3), jnp.float32),
         )
+
+    def start(self, window: Clip) -> MultiTaskUnitCarry:
+        """The carry before the first frame, of the size of its window."""
+        batch, _, height, width, _ = window.shape
+        return self.init_carry(batch, height, width)
 
     def step(
         self, carry: MultiTaskUnitCarry, window: Clip, *, train: bool = False

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
-from jaxdeblur.types import Array, PyTree, Variables
+from jaxdeblur.types import Array, BeyondEnds, PyTree, Variables
 
 # Results waiting on the device while the next step is prepared: enough to keep it busy, few enough to forget.
 _FRAMES_IN_FLIGHT = 2
@@ -27,15 +27,14 @@ def restore(
 ) -> Any:
     """Deblurs a clip frame by frame, the model's memory carried from each frame to the next.
 
-    What the model looks at before the first and after the last frame are copies of these. Frames of any size
-    from 1 x 1 are padded at the bottom and right to what the model needs, and cut back. Results are clamped
-    to the range of the type; integers are rounded to nearest, halves to even.
+    What the model looks at before the first and after the last frame is its own choice (`beyond_ends`, see
+    `frame_windows`). Frames of any size from 1 x 1 are padded at the bottom and right to what the model needs, and cut
+    back. Results are clamped to the range of the type; integers are rounded to nearest, halves to even.
 
     Args:
         frames: gamma-encoded RGB, (T, H, W, 3); or any iterable of (H, W, 3), of which no more than the
             model's window and a few frames are held at a time. uint8, uint16, or floating in [0, 1].
-        model: a deblurring model of this package (`create_model`): `past_frames`, `future_frames`,
-            `size_multiple`, `init_carry` and the method `step`.
+        model: a deblurring model of this package (`create_model`); `jaxdeblur.models` says what it must have.
         variables: its Flax variables.
         progress: called with the number of frames restored so far.
 
@@ -48,7 +47,7 @@ def restore(
             values are not in [0, 1]. From an iterator it comes when that frame is reached and names its
             number.
     """
-    if not hasattr(model, "init_carry"):
+    if not hasattr(model, "step"):
         raise ValueError(
             f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
         )
@@ -91,12 +90,10 @@ def _restore_stream(
         return restored
 
     on_device = _put_on_device(itertools.chain([first], frames))
-    for window in frame_windows(on_device, model.past_frames, model.future_frames):
+    for window in frame_windows(on_device, model.past_frames, model.future_frames, beyond_ends=model.beyond_ends):
         if carry is None:
-            multiple = model.size_multiple
-            height, width = (-(-side // multiple) * multiple for side in window[0].shape[:2])
             # The step gives its carry's memory away, hence a copy: a model may hand out one array twice.
-            carry = jax.tree.map(jnp.copy, model.init_carry(1, height, width))
+            carry = jax.tree.map(jnp.copy, _start(model, variables, window))
         carry, restored = _step(model, variables, carry, window)
         waiting.append(restored)
         if len(waiting) > _FRAMES_IN_FLIGHT:
@@ -108,32 +105,59 @@ def _restore_stream(
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("carry",))
 def _step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array]:
     """One frame: integers to [0, 1], padding, the model, and all of that back."""
-    stacked = jnp.stack(window)[None]
-    dtype = stacked.dtype
-    largest = jnp.iinfo(dtype).max if jnp.issubdtype(dtype, jnp.integer) else 1
-    images = stacked.astype(jnp.float32) / jnp.float32(largest)
-    padded, size = pad_to_multiple(images, model.size_multiple)
+    dtype = window[0].dtype
+    padded, size = _to_model(model, window)
     carry, outputs = model.apply(variables, carry, padded, method="step")
     restored = jnp.clip(unpad(outputs.restored, size)[0].astype(jnp.float32), 0, 1)
     if jnp.issubdtype(dtype, jnp.integer):
-        restored = jnp.rint(restored * largest)
+        restored = jnp.rint(restored * _largest(dtype))
     return carry, restored.astype(dtype)
 
 
-def frame_windows(frames: Iterable[Array], past: int, future: int) -> Iterator[tuple[Array, ...]]:
-    """Frames t - past .. t + future for every frame t; beyond an end they are copies of the frame there."""
+@functools.partial(jax.jit, static_argnames=("model",))
+def _start(model: Any, variables: Variables, window: tuple[jax.Array, ...]) -> PyTree:
+    return model.apply(variables, _to_model(model, window)[0], method="start")
+
+
+def _to_model(model: Any, window: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[int, int]]:
+    """(1, frames, H, W, 3), float32 in [0, 1] and padded, and the size before padding."""
+    stacked = jnp.stack(window)[None]
+    return pad_to_multiple(stacked.astype(jnp.float32) / jnp.float32(_largest(stacked.dtype)), model.size_multiple)
+
+
+def _largest(dtype: np.dtype) -> int:
+    return jnp.iinfo(dtype).max if jnp.issubdtype(dtype, jnp.integer) else 1
+
+
+def frame_windows(
+    frames: Iterable[Array], past: int, future: int, *, beyond_ends: BeyondEnds
+) -> Iterator[tuple[Array, ...]]:
+    """Frames t - past .. t + future for every frame t, as they come.
+
+    Args:
+        beyond_ends: what stands for frames there are none of. "repeat": copies of the end frame. "alternate": the end
+            frame's neighbour and the end frame in turn (f0, f1, f0, f1, f2, ... around frame 0), so that nothing seems
+            to stand still; copies where there is a single frame.
+    """
     size = past + 1 + future
     window: collections.deque[Array] = collections.deque(maxlen=size)
-    for frame in frames:
-        if not window:
-            window.extend([frame] * past)
+    for frame in _with_ends(iter(frames), past, future, alternate=beyond_ends == "alternate"):
         window.append(frame)
         if len(window) == size:
             yield tuple(window)
-    for _ in range(future if window else 0):
-        window.append(window[-1])
-        if len(window) == size:
-            yield tuple(window)
+
+
+def _with_ends(frames: Iterator[Array], past: int, future: int, *, alternate: bool) -> Iterator[Array]:
+    first = next(frames, None)
+    if first is None:
+        return
+    begin = [first, *itertools.islice(frames, 1)] if alternate else [first]
+    yield from (begin[count % len(begin)] for count in range(past, 0, -1))
+    end: collections.deque[Array] = collections.deque(maxlen=2 if alternate else 1)
+    for frame in itertools.chain(begin, frames):
+        end.append(frame)
+        yield frame
+    yield from (end[-1 - count % len(end)] for count in range(1, future + 1))
 
 
 def _put_on_device(frames: Iterable[Array]) -> Iterator[jax.Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdeblur.restoration import clip as clip_module
-from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.clip import frame_windows, restore
 
 
 class Outputs(NamedTuple):
@@ -24,8 +24,10 @@ class TinyModel(nn.Module):
     past_frames: int = 1
     future_frames: int = 1
     size_multiple: int = 4
+    beyond_ends: str = "repeat"
 
-    def init_carry(self, batch, height, width):
+    def start(self, window):
+        batch, _, height, width, _ = window.shape
         return {"memory": jnp.zeros((batch, height, width, 3)), "seen": jnp.zeros((batch,), bool)}
 
     @nn.compact
@@ -46,6 +48,14 @@ def variables(gain=0.9):
     return {"params": {"gain": np.float32(gain)}}
 
 
+def number_seen(number, count, beyond_ends):
+    """Which frame stands for frame `number` of `count`."""
+    if 0 <= number < count:
+        return number
+    end, inside, beyond = (0, 1, -number) if number < 0 else (count - 1, count - 2, number - count + 1)
+    return inside if beyond_ends == "alternate" and beyond % 2 == 1 and count > 1 else end
+
+
 def restored_by_loop(frames, model):
     """(T, H, W, 3) in [0, 1] -> the same, by definition."""
     count, height, width, _ = frames.shape
@@ -54,7 +64,8 @@ def restored_by_loop(frames, model):
     results = []
     memory = padded[0]
     for t in range(count):
-        window = [padded[min(max(t + k, 0), count - 1)] for k in range(-model.past_frames, model.future_frames + 1)]
+        around = range(t - model.past_frames, t + model.future_frames + 1)
+        window = [padded[number_seen(number, count, model.beyond_ends)] for number in around]
         current = padded[t]
         restored = 0.9 * current + 0.2 * (window[0] - window[-1]) + 0.3 * (memory - current) + 0.1 * current.mean()
         memory = (memory + current) / 2
@@ -69,10 +80,18 @@ def noise(count=6, height=7, width=9):
 @pytest.mark.parametrize("future", [0, 1, 3])
 @pytest.mark.parametrize("past", [0, 1, 2])
 @pytest.mark.parametrize("count", [1, 2, 6])
-def test_follows_the_definition(count, past, future):
-    model = TinyModel(past_frames=past, future_frames=future)
+@pytest.mark.parametrize("beyond_ends", ["repeat", "alternate"])
+def test_follows_the_definition(count, past, future, beyond_ends):
+    model = TinyModel(past_frames=past, future_frames=future, beyond_ends=beyond_ends)
     frames = noise(count)
     np.testing.assert_allclose(restore(frames, model, variables()), restored_by_loop(frames, model), atol=1e-6)
+
+
+def test_alternating_ends_are_those_of_the_cdvd_release():
+    windows = frame_windows([np.array(number) for number in range(6)], 2, 2, beyond_ends="alternate")
+    assert ["".join(str(number) for number in window) for window in windows] == [
+        "01012", "10123", "01234", "12345", "23454", "34545",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 4), (7, 9), (8, 3)])
@@ -180,7 +199,7 @@ def test_one_compilation_per_size():
 
 def test_the_carry_gives_its_memory_away():
     model = TinyModel()
-    carry = model.init_carry(1, 8, 12)
+    carry = model.start(jnp.zeros((1, 3, 8, 12, 3)))
     frame = jnp.zeros((7, 9, 3), jnp.uint8)
     clip_module._step(model, jax.tree.map(jnp.asarray, variables()), carry, (frame,) * 3)
     assert carry["memory"].is_deleted()
