@@ -38,8 +38,8 @@ def main() -> None:
     objective = MultiTaskUnitObjective(model, updates_per_batch=FRAMES)
     optimizers = {
         group: make_optimizer(
-            make_schedule(1e-4, kind="constant", steps=1),
-            functools.partial(objective.is_trained, group),
+            {group: make_schedule(1e-4, kind="constant", steps=1)},
+            functools.partial(objective.learning_rate_name, group),
             adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
             clip_norm=1.0,
         )

@@ -93,16 +93,11 @@ def build_objective(config: ConfigDict, model: Any) -> Objective:
 
 
 def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, optax.GradientTransformation]:
-    """One for each loss group, with `optimizer.learning_rates.<group>`."""
+    """One for each loss group, with the schedules of `optimizer.learning_rates`."""
     options = config.optimizer
-    result = {}
-    for group in objective.groups:
-        if group not in options.learning_rates:
-            raise ValueError(
-                f"optimizer.learning_rates has no {group!r}; the objective's groups: {', '.join(objective.groups)}"
-            )
-        schedule = make_schedule(
-            options.learning_rates[group],
+    schedules = {
+        name: make_schedule(
+            learning_rate,
             kind=options.schedule,
             steps=config.training.steps,
             boundaries=options.boundaries,
@@ -110,13 +105,27 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
             final_fraction=options.final_fraction,
             warmup_steps=options.warmup_steps,
         )
-        result[group] = make_optimizer(
-            schedule,
-            functools.partial(objective.is_trained, group),
+        for name, learning_rate in options.learning_rates.items()
+    }
+
+    def schedule_of(group: str, path: tuple[str, ...]) -> str | None:
+        name = objective.learning_rate_name(group, path)
+        if name is not None and name not in schedules:
+            raise ValueError(
+                f"optimizer.learning_rates has no {name!r}, which {'/'.join(path)} needs; it has {', '.join(schedules)}"
+            )
+        return name
+
+    return {
+        group: make_optimizer(
+            schedules,
+            functools.partial(schedule_of, group),
             adam={"b1": options.b1, "b2": options.b2, "eps": options.eps},
             clip_norm=options.clip_norm,
+            weight_decay=options.get("weight_decay", 0.0),
         )
-    return result
+        for group in objective.groups
+    }
 
 
 def load_frozen(config: ConfigDict) -> dict[str, PyTree]:

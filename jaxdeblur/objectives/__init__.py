@@ -13,7 +13,7 @@ class Objective(Protocol):
 
     A batch gives `updates_per_batch` optimiser updates, t = 0, 1, ..., between which a carry is handed on. Each loss
     group has an optimiser of its own; all gradients of an update are taken at the same parameters and the updates are
-    added.
+    added. `past_frames` and `future_frames` are how many blurred frames a batch holds before and after the sharp ones.
     """
 
     @property
@@ -21,6 +21,12 @@ class Objective(Protocol):
 
     @property
     def updates_per_batch(self) -> int: ...
+
+    @property
+    def past_frames(self) -> int: ...
+
+    @property
+    def future_frames(self) -> int: ...
 
     def prepare(self, batch: Batch, frozen: PyTree) -> PyTree:
         """What the losses need of a batch, made once: batch axis first in every leaf. `frozen` are variables of
@@ -37,6 +43,7 @@ class Objective(Protocol):
         """Losses by group (scalars, means over the batch), the next carry, and scalars to report."""
         ...
 
-    def is_trained(self, group: str, path: tuple[str, ...]) -> bool:
-        """Whether a group's optimiser moves the parameter at this path of the tree."""
+    def learning_rate_name(self, group: str, path: tuple[str, ...]) -> str | None:
+        """Which of the configured learning rates a group's optimiser moves the parameter at this path with; None leaves
+        it where it is."""
         ...

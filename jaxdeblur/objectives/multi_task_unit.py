@@ -60,16 +60,26 @@ class MultiTaskUnitObjective:
             return ("total",)
         return ("deblur", "motion") if self.motion_loss else ("deblur",)
 
-    def is_trained(self, group: str, path: tuple[str, ...]) -> bool:
+    @property
+    def past_frames(self) -> int:
+        return self.model.past_frames
+
+    @property
+    def future_frames(self) -> int:
+        return self.model.future_frames
+
+    def learning_rate_name(self, group: str, path: tuple[str, ...]) -> str | None:
         """Released parameter lists: the deblurring Adam has all but the motion layer; the motion Adam all but the last
         unit, the output layer and the intermediate output layers."""
         if group == "deblur":
-            return path[0] != "motion_conv"
-        if group == "motion":
+            trained = path[0] != "motion_conv"
+        elif group == "motion":
             # With a single unit that one is the last: the motion loss then trains the heads and the motion layer only.
             last = f"unit_{self.model.config.units}"
-            return path[0] not in (last, "output_conv") and not path[0].startswith("deblur_")
-        return self.motion_loss or path[0] != "motion_conv"
+            trained = path[0] not in (last, "output_conv") and not path[0].startswith("deblur_")
+        else:
+            trained = self.motion_loss or path[0] != "motion_conv"
+        return group if trained else None
 
     def prepare(self, batch: Batch, frozen: PyTree) -> dict[str, jax.Array]:
         """Blurred frames with their neighbours, sharp frames, and the class of each frame's true motion.

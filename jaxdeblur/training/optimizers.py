@@ -1,4 +1,4 @@
-"""Optimisers and schedules from a configuration, and the mask that says which parameters one moves."""
+"""Optimisers and schedules from a configuration: which parameters one moves, and at which learning rate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,27 +42,39 @@ def make_schedule(
 
 
 def make_optimizer(
-    schedule: optax.Schedule,
-    is_trained: Callable[[tuple[str, ...]], bool],
+    schedules: Mapping[str, optax.Schedule],
+    schedule_of: Callable[[tuple[str, ...]], str | None],
     *,
     adam: Mapping[str, float],
-    clip_norm: float | None,
+    clip_norm: float | None = None,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam over the parameters a predicate on their path picks; all others get no update and hold no moments.
+    """Adam, each parameter at the learning rate named for its path; those without a name get no update and hold no
+    moments.
 
     Args:
+        schedule_of: path of a parameter -> key of `schedules`, or None.
         adam: b1, b2, eps.
-        clip_norm: global L2 norm, over the picked parameters, that the gradient is clipped to; None leaves it.
+        clip_norm: global L2 norm, over all parameters that are moved, that the gradient is clipped to; None leaves it.
+        weight_decay: times the parameter, added to the gradient of kernels (L2 regularisation; biases go without).
     """
-    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    trained = optax.chain(clip, optax.adam(schedule, **adam))
 
     def labels(params: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "trained" if is_trained(_names(path)) else "frozen", params
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, _: schedule_of(_names(path)) or "frozen", params)
 
-    return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
+    def kernels(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] == "kernel", params)
+
+    adams = {name: optax.adam(schedule, **adam) for name, schedule in schedules.items()}
+    steps = [optax.partition({**adams, "frozen": optax.set_to_zero()}, labels)]
+    if weight_decay:
+        steps.insert(0, optax.add_decayed_weights(weight_decay, mask=kernels))
+    if clip_norm is not None:  # frozen parameters must not count in the norm
+        frozen = optax.partition(
+            {**{name: optax.identity() for name in schedules}, "frozen": optax.set_to_zero()}, labels
+        )
+        steps = [frozen, optax.clip_by_global_norm(clip_norm), *steps]
+    return optax.chain(*steps)
 
 
 def _names(path: Any) -> tuple[str, ...]:

@@ -87,8 +87,8 @@ def two_released_steps():
     optimizers = {
         group: keeping_two(
             make_optimizer(
-                make_schedule(learning_rate, kind="constant", steps=2),
-                functools.partial(objective.is_trained, group),
+                {group: make_schedule(learning_rate, kind="constant", steps=2)},
+                functools.partial(objective.learning_rate_name, group),
                 adam=ADAM,
                 clip_norm=1.0,
             )
@@ -300,7 +300,7 @@ def test_parameters_each_optimizer_may_move(units, moved_by_motion):
     objective = MultiTaskUnitObjective(small(units), 1)
 
     def moved(objective, group):
-        return {name for name in params if objective.is_trained(group, (name, "kernel"))}
+        return {name for name in params if objective.learning_rate_name(group, (name, "kernel"))}
 
     assert moved(objective, "motion") == moved_by_motion
     assert moved(objective, "deblur") == set(params) - {"motion_conv"}
@@ -320,8 +320,8 @@ def test_parameters_each_optimizer_may_move(units, moved_by_motion):
 def test_optimizers_leave_the_other_parameters_where_they_are(group, still):
     objective = MultiTaskUnitObjective(small(), 1)
     optimizer = make_optimizer(
-        make_schedule(1e-3, kind="constant", steps=1),
-        functools.partial(objective.is_trained, group),
+        {group: make_schedule(1e-3, kind="constant", steps=1)},
+        functools.partial(objective.learning_rate_name, group),
         adam=ADAM,
         clip_norm=1.0,
     )
@@ -417,8 +417,8 @@ def test_the_loss_falls():
     objective = MultiTaskUnitObjective(small(), TIME)
     optimizers = {
         group: make_optimizer(
-            make_schedule(2e-3, kind="constant", steps=40),
-            functools.partial(objective.is_trained, group),
+            {group: make_schedule(2e-3, kind="constant", steps=40)},
+            functools.partial(objective.learning_rate_name, group),
             adam=ADAM,
             clip_norm=1.0,
         )

@@ -48,7 +48,9 @@ def test_only_picked_parameters_move_and_the_norm_is_theirs():
     params = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": jnp.ones(3)}}
     grads = {"a": {"kernel": jnp.array([3.0, 0.0, 4.0])}, "b": {"kernel": jnp.full(3, 1e6)}}
     schedule = make_schedule(0.1, kind="constant", steps=1)
-    picked = make_optimizer(schedule, lambda path: path == ("a", "kernel"), adam=ADAM, clip_norm=1.0)
+    picked = make_optimizer(
+        {"slow": schedule}, lambda path: "slow" if path == ("a", "kernel") else None, adam=ADAM, clip_norm=1.0
+    )
     updates, state = picked.update(grads, picked.init(params), params)
     np.testing.assert_array_equal(updates["b"]["kernel"], 0.0)
     # Clipped by the norm of a alone, 5: b's huge gradient does not count.
@@ -62,9 +64,33 @@ def test_only_picked_parameters_move_and_the_norm_is_theirs():
 def test_without_clipping_it_is_optax_adam():
     params = {"a": jnp.ones(3)}
     grads = {"a": jnp.array([30.0, -2.0, 0.5])}
-    ours = make_optimizer(make_schedule(0.01, kind="constant", steps=1), lambda path: True, adam=ADAM, clip_norm=None)
+    ours = make_optimizer({"all": make_schedule(0.01, kind="constant", steps=1)}, lambda path: "all", adam=ADAM)
     reference = optax.adam(0.01, **ADAM)
     for _ in range(2):
         got, _ = ours.update(grads, ours.init(params), params)
         expected, _ = reference.update(grads, reference.init(params), params)
         np.testing.assert_allclose(got["a"], expected["a"], rtol=1e-6)
+
+
+def test_each_parameter_moves_at_its_own_rate_and_one_norm_spans_them():
+    params = {"a": {"kernel": jnp.ones(1)}, "b": {"kernel": jnp.ones(1)}}
+    grads = {"a": {"kernel": jnp.array([3.0])}, "b": {"kernel": jnp.array([4.0])}}
+    schedules = {name: make_schedule(rate, kind="constant", steps=1) for name, rate in (("a", 0.1), ("b", 0.001))}
+    both = make_optimizer(schedules, lambda path: path[0], adam={**ADAM, "b1": 0.0}, clip_norm=1.0)
+    updates, state = both.update(grads, both.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["b"]["kernel"], -0.001, rtol=1e-5)
+    means = sorted(float(leaf[0]) for leaf in jax.tree.leaves(state) if leaf.shape == (1,))
+    np.testing.assert_allclose(means, [0.001 * 0.6**2, 0.001 * 0.8**2, 0.6, 0.8], rtol=1e-4)
+
+
+def test_weight_decay_is_in_the_gradient_of_kernels():
+    params = {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, 3.0)}
+    decayed = make_optimizer(
+        {"all": make_schedule(1.0, kind="constant", steps=1)}, lambda path: "all", adam=ADAM, weight_decay=0.01
+    )
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, state = decayed.update(zero, decayed.init(params), params)
+    np.testing.assert_array_equal(updates["bias"], 0.0)
+    np.testing.assert_allclose(updates["kernel"], -1.0, rtol=1e-5)
+    assert any(np.allclose(leaf, 0.1 * 0.03) for leaf in jax.tree.leaves(state) if leaf.shape == (2,))
