@@ -21,7 +21,7 @@ DEMO := demo_out
 demo: .venv/core
 	$(BIN)/python train.py --config=configs/mtu.py:demo --workdir=$(DEMO)/run
 	$(BIN)/python evaluate.py --config=configs/mtu.py:demo --workdir=$(DEMO)/run --out=$(DEMO)/scores \
-		--config.data.crop_px=192 --config.data.frames=8 --config.data.batch_size=4
+		--config.data.crop_px=192 --config.evaluation.frames=8 --config.data.batch_size=4
 	$(BIN)/jaxdeblur deblur demo/dog_forest.mp4 $(DEMO)/dog_forest_restored.mp4 --checkpoint=$(DEMO)/run \
 		--compare=$(DEMO)/dog_forest_compare.mp4
 	@echo

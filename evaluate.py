@@ -7,33 +7,23 @@ Writes scores.json, scores.csv and picture strips (blurred, restored, sharp) of 
 frame.
 """
 
-import functools
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
-from rich.progress import track
 
 import jaxdeblur.config as parts
-from jaxdeblur import restore
 from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
-from jaxdeblur.evaluation.motion import mean_motion_accuracy
-from jaxdeblur.evaluation.pictures import strip, write_picture
-from jaxdeblur.evaluation.protocols import PROTOCOLS
-from jaxdeblur.evaluation.scores import FrameScore, clip_scores, frames_of, score_clip
-from jaxdeblur.evaluation.tables import table, write_csv, write_json
 from jaxdeblur.training.sharding import make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a training run: its best checkpoint is scored")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint to score instead")
-_MOTION = flags.DEFINE_bool("motion", False, "also score the motion that multi-task units estimate")
 _OUT = flags.DEFINE_string("out", None, "folder for the results; by default <workdir or checkpoint>/evaluation")
 
 
@@ -60,33 +50,13 @@ def main(argv: list[str]) -> None:
     console = Console(highlight=False)
     trained_on = saved.get("data", {}).get("source", "unknown data")
     console.print(f"{checkpoint}: trained on {trained_on}, scored on {config.data.source}")
-    protocol = PROTOCOLS[config.evaluation.protocol]
-    clips = parts.evaluation_clips(config, model, make_mesh(jax.local_devices()[:1]), held_out="test")
-    run = functools.partial(restore, model=model, variables=variables)
-    scores: list[FrameScore] = []
-    for clip in track(clips, "scoring", console=console, disable=not console.is_terminal):
-        scores += score_clip(clip, run, protocol)
-    rows = clip_scores(scores, protocol)
-
-    out.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {
+    about = {
         "checkpoint": str(checkpoint),
         "model": {**saved["model"], "compute_dtype": precision},
         "data": config.data.source,
     }
-    if _MOTION.value:
-        psnr_db, ssim = mean_motion_accuracy(clips, model, variables)
-        about["motion_accuracy"] = {"psnr_db": psnr_db, "ssim": ssim}
-        console.print(f"motion: the previous sharp frame moved onto the current one, {psnr_db:.2f} dB, SSIM {ssim:.4f}")
-    write_json(out / "scores.json", rows, scores, {**about, "protocol": protocol.name})
-    write_csv(out / "scores.csv", rows)
-    ranked = sorted(scores, key=lambda score: score.gain_db)
-    by_name = {clip.name: clip for clip in clips}
-    for word, score in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
-        write_picture(out / f"{word}.png", strip(frames_of(by_name[score.clip], run, score.frame)))
-        console.print(f"{word}: {score.clip} frame {score.frame}, {score.gain_db:+.2f} dB: {out / f'{word}.png'}")
-    console.print(table(rows, title=f"{trained}, protocol {protocol.name}"))
-    console.print(f"{out / 'scores.json'}, {out / 'scores.csv'}")
+    evaluation = parts.build_evaluation(config, model, make_mesh(jax.local_devices()[:1]), held_out="test")
+    evaluation.report(variables, out, about, console)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 A run that was stopped, however it was, goes on when the same command is given again.
 """
 
-import functools
 import json
 import logging
 import os
@@ -16,12 +15,9 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 import jaxdeblur.config as parts
-from jaxdeblur import restore
 from jaxdeblur.checkpoint import FOLDER
 from jaxdeblur.data.image_io import replacing
-from jaxdeblur.evaluation.pictures import stack, strip, write_picture
-from jaxdeblur.evaluation.protocols import PROTOCOLS
-from jaxdeblur.evaluation.scores import clip_scores, frames_of, score_clip
+from jaxdeblur.evaluation.pictures import write_picture
 from jaxdeblur.models import example_inputs
 from jaxdeblur.training import loop
 from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
@@ -56,9 +52,8 @@ def main(argv: list[str]) -> None:
     model = parts.build_model(config)
     objective = parts.build_objective(config, model)
     optimizers = parts.build_optimizers(config, objective)
-    protocol = PROTOCOLS[config.evaluation.protocol]
-    batches = parts.training_batches(config, model, mesh)
-    clips = parts.evaluation_clips(config, model, mesh, held_out="validation")
+    batches = parts.training_batches(config, objective, mesh)
+    evaluation = parts.build_evaluation(config, model, mesh, held_out="validation")
     frozen = replicate(parts.load_frozen(config), mesh)
 
     open_workdir(workdir, config)
@@ -67,7 +62,7 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = model.init(init_key, *example_inputs(model))["params"]
+    params = parts.initial_params(config, model, model.init(init_key, *example_inputs(model))["params"])
     state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
     train_step = make_train_step(
         objective,
@@ -79,15 +74,7 @@ def main(argv: list[str]) -> None:
     )
 
     def evaluate(params: PyTree) -> loop.Evaluation:
-        variables = {"params": jax.tree.map(lambda x: x.addressable_data(0), params)}
-        run = functools.partial(restore, model=model, variables=variables)
-        mean = clip_scores((score for clip in clips for score in score_clip(clip, run, protocol)), protocol)[-1]
-        scores = {
-            "psnr_db": mean.psnr_restored_db,
-            "psnr_gain_db": mean.gain_db,
-            "ssim": mean.ssim_restored,
-        }
-        return scores, stack([strip(frames_of(clip, run, config.data.frames // 2)) for clip in clips[:4]])
+        return evaluation.validate({"params": jax.tree.map(lambda x: x.addressable_data(0), params)})
 
     loop.train(
         state,

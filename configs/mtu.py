@@ -91,6 +91,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "common"
+    config.evaluation.motion = False  # evaluate.py also scores the motion the units estimate
+    config.evaluation.frames = 13  # of a rendered clip
     config.evaluation.clips = 8 if config.data.source == "scenes" else 0  # 0: all of a video folder, 8 scenes
 
     if variant == "demo":
@@ -116,6 +118,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.training.log_every = 60
         config.training.checkpoint_every = 300
         config.training.evaluate_every = 600
+        config.evaluation.frames = 3
     if variant == "smoke":
         config.model.channels = 6
         config.model.residual_blocks = 1
@@ -129,5 +132,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.training.log_every = 6
         config.training.checkpoint_every = 12
         config.training.evaluate_every = 30
+        config.evaluation.frames = 3
         config.evaluation.clips = 2
     return config.lock()

@@ -7,7 +7,7 @@ data        source ("scenes", "video_folder", or "auto": the folder if it is the
             crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits, window, augment
 optimizer   learning_rates by loss group, schedule, Adam's constants, clip_norm
 training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
-evaluation  protocol, clips
+evaluation  protocol, clips, frames (of rendered clips), motion
 """
 
 import functools
@@ -33,6 +33,8 @@ from jaxdeblur.data.pipeline import video_folder_batches
 from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_batch
 from jaxdeblur.data.transforms import MTU_AUGMENTATION, to_float_batch
 from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
+from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
+from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop import from_torch
@@ -152,10 +154,16 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     return {"liteflownet": from_torch("liteflownet", load_torch_file(path))}
 
 
-def training_batches(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int], Iterator[Batch]]:
+def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
+    """Parameters a run starts from, given the initialised ones."""
+    return params
+
+
+def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Callable[[int], Iterator[Batch]]:
     """Number of the first batch -> that batch and all after it, on the mesh, the first axis split over its devices."""
+    past, future = objective.past_frames, objective.future_frames
     if config.data.source == "scenes":
-        render = _scene_renderer(config, model, mesh)
+        render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future)
         size, distinct = config.data.batch_size, config.data.scenes.distinct_clips
         if distinct % size:
             raise ValueError(
@@ -178,7 +186,7 @@ def training_batches(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[in
     data, folder = config.data, config.data.video_folder
     index = index_video_folder(folder.root, folder.train_split)
     augmentation = MTU_AUGMENTATION if folder.augment else None
-    window = WindowSpec(data.frames, model.past_frames, model.future_frames, folder.window)
+    window = WindowSpec(data.frames, past, future, folder.window)
 
     def to_float(batch_u8: dict[str, Array], number: int | jax.Array) -> Batch:
         return to_float_batch(
@@ -186,7 +194,7 @@ def training_batches(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[in
             seed=config.seed,
             first_sample=number * data.batch_size,
             augmentation=augmentation,
-            past=model.past_frames,
+            past=past,
         )
 
     to_float = jax.jit(to_float)
@@ -209,10 +217,23 @@ def training_batches(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[in
     return video_folder
 
 
-def evaluation_clips(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str) -> list[EvaluationClip]:
-    """Clips with truth that training has not seen; held_out is "validation" or "test".
+def build_evaluation(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str) -> DeblurringEvaluation:
+    """Scores on data that training has not seen; held_out is "validation" or "test"."""
+    options = config.evaluation
+    return DeblurringEvaluation(
+        model,
+        evaluation_clips(config, mesh, held_out=held_out),
+        PROTOCOLS[options.protocol],
+        motion=options.get("motion", False),
+        picture_frame=config.data.frames // 2,
+    )
 
-    evaluation.clips limits how many; 0 takes all of a video folder's split.
+
+def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[EvaluationClip]:
+    """Clips with truth.
+
+    evaluation.clips limits how many; 0 takes all of a video folder's split. evaluation.frames is the length of rendered
+    ones.
     """
     count = config.evaluation.clips
     if config.data.source == "video_folder":
@@ -221,32 +242,30 @@ def evaluation_clips(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: st
         return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in index[: count or None]]
     if count < 1:
         raise ValueError(f"evaluation.clips is {count}; rendered scenes have no end, so say how many: 1 or more")
-    render = _scene_renderer(config, model, mesh)
+    render = _scene_renderer(config, mesh, frames=config.evaluation.frames, past=0, future=0)
     seed = config.data.scenes[f"{held_out}_seed"]
     if seed == config.seed:
         raise ValueError(f"data.scenes.{held_out}_seed is {seed}, as is the training's seed; choose another")
     clips: list[EvaluationClip] = []
-    past, frames = model.past_frames, config.data.frames
     for first in range(0, count, config.data.batch_size):
         batch = multihost_utils.process_allgather(render(seed, first), tiled=True)
-        blurred_u8, sharp_u8 = (
-            np.rint(255 * images).astype(np.uint8)
-            for images in (batch["blurred"][:, past : past + frames], batch["sharp"])
-        )
+        blurred_u8, sharp_u8 = (np.rint(255 * batch[side]).astype(np.uint8) for side in ("blurred", "sharp"))
         for offset, pair in enumerate(zip(blurred_u8, sharp_u8, strict=True)):
             name = f"{held_out}_{first + offset:03d}"
             clips.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
     return clips[:count]
 
 
-def _scene_renderer(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int, int], Batch]:
+def _scene_renderer(
+    config: ConfigDict, mesh: Mesh, *, frames: int, past: int, future: int
+) -> Callable[[int, int], Batch]:
     """(seed, number of the first clip) -> a batch, each device rendering its own share."""
     options = config.data.scenes.to_dict()
     for field in ("validation_seed", "test_seed", "distinct_clips"):
         options.pop(field)
     folder = options.pop("photographs")
     size = config.data.crop_px
-    scene = SceneConfig(frames=config.data.frames, height=size, width=size, **options)
+    scene = SceneConfig(frames=frames, height=size, width=size, **options)
     photographs = load_photographs(folder, scene.texture_size) if folder else None
     share = config.data.batch_size // mesh.devices.size
     # On a CPU clips one after another are fastest; an accelerator renders its share at once.
@@ -259,8 +278,8 @@ def _scene_renderer(config: ConfigDict, model: Any, mesh: Mesh) -> Callable[[int
             share,
             scene,
             photographs=photographs,
-            past=model.past_frames,
-            future=model.future_frames,
+            past=past,
+            future=future,
             at_once=at_once,
         )
 

@@ -117,7 +117,7 @@ def test_held_out_scenes_are_not_the_training_scenes():
     config.data.scenes.test_seed = config.seed
     config = parts.resolve(config)
     with pytest.raises(ValueError, match="test_seed is 0, as is the training's seed"):
-        parts.evaluation_clips(config, parts.build_model(config), make_mesh(jax.devices()[:1]), held_out="test")
+        parts.evaluation_clips(config, make_mesh(jax.devices()[:1]), held_out="test")
 
 
 def test_how_long_a_run_is_may_change_but_not_what_it_is(caplog):
@@ -136,9 +136,9 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     config.data.batch_size = 4
     config.data.scenes.distinct_clips = 8
     config = parts.resolve(config)
-    model = parts.build_model(config)
-    one = parts.training_batches(config, model, make_mesh(jax.devices()[:1]))
-    four = parts.training_batches(config, model, make_mesh(jax.devices()[:4]))
+    objective = parts.build_objective(config, parts.build_model(config))
+    one = parts.training_batches(config, objective, make_mesh(jax.devices()[:1]))
+    four = parts.training_batches(config, objective, make_mesh(jax.devices()[:4]))
     begun_at_0 = one(0)
     batches = [next(begun_at_0) for _ in range(3)]
     later = next(four(1))

@@ -83,7 +83,7 @@ def test_smoke_run_leaves_what_a_run_should(undisturbed):
 @pytest.mark.slow
 def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path):
     workdir, _ = undisturbed
-    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}", "--motion")
+    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}", "--config.evaluation.motion")
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["protocol"] == "common"
     assert len(scores["clips"]) == 2

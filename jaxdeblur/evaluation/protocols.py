@@ -7,6 +7,7 @@ Each takes one restored and one sharp frame, float (H, W, 3) in [0, 1], and retu
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxdeblur.ops.warp import warp_blocks
 from jaxdeblur.types import Displacement, Image, Scalars
 
 LUMA = (0.299, 0.587, 0.114)
+CDVD_BORDER_PX = 4
 
 
 def round_u8(image: Image) -> Image:
@@ -60,6 +62,20 @@ def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
         return volume
 
     return psnr_db(restored, sharp), jnp.mean(structural_similarity(restored, sharp, mean))
+
+
+@jax.jit
+def cdvd(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
+    """CDVD-TSP's inference script: 8-bit RGB, 4 pixels cut on each side, then PSNR over all values and SSIM per channel
+    with the 11 x 11 Gaussian window on the valid region."""
+    if min(restored.shape[:2]) <= 2 * CDVD_BORDER_PX:
+        raise ValueError(
+            f"frames of {restored.shape[1]}x{restored.shape[0]} have nothing left when {CDVD_BORDER_PX} pixels are cut "
+            "on each side, as protocol cdvd does; choose another protocol"
+        )
+    inside = slice(CDVD_BORDER_PX, -CDVD_BORDER_PX)
+    restored, sharp = (round_u8(image)[inside, inside] for image in (restored, sharp))
+    return psnr_db(restored, sharp), ssim(restored, sharp)
 
 
 def mtu_aligned(restored: Image, sharp: Image) -> tuple[float, float]:
@@ -130,22 +146,28 @@ def motion_accuracy(
 class Protocol:
     """A way to score frames, which frames of a clip count, and what is averaged.
 
-    skip_first: frames at the start of each clip that are not scored.
     over: "clips": mean of clip means; "frames": mean over all frames of all clips.
+    skip_first, skip_last: frames at the start and the end of each clip that are not scored.
+    size_multiple: blurred and sharp frames lose rows at the bottom and columns at the right down to a multiple of it,
+        before anything else.
     """
 
     name: str
     score: Callable[[Image, Image], tuple[Scalars | float, Scalars | float]]
-    skip_first: int
-    over: str
+    over: Literal["clips", "frames"]
+    skip_first: int = 0
+    skip_last: int = 0
+    size_multiple: int = 1
 
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("common", common, 0, "clips"),
-        Protocol("mtu_inloop", mtu_inloop, 0, "frames"),
-        Protocol("mtu_matlab", mtu_matlab, 1, "frames"),
-        Protocol("mtu_aligned", mtu_aligned, 1, "frames"),
+        Protocol("common", common, "clips"),
+        Protocol("mtu_inloop", mtu_inloop, "frames"),
+        Protocol("mtu_matlab", mtu_matlab, "frames", skip_first=1),
+        Protocol("mtu_aligned", mtu_aligned, "frames", skip_first=1),
+        # The released script restores no frame that lacks two neighbours on either side.
+        Protocol("cdvd", cdvd, "frames", skip_first=2, skip_last=2, size_multiple=4),
     )
 }

@@ -1,5 +1,6 @@
 """Scoring restored clips: frame by frame under a protocol, streamed, so that a clip's length costs no memory."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -52,22 +53,45 @@ class ClipScore:
 def score_clip(
     clip: EvaluationClip, restore: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]], protocol: Protocol
 ) -> Iterator[FrameScore]:
-    """Restores a clip and scores its frames one by one.
+    """Restores a clip and scores its frames one by one; the protocol says which. All of them are restored.
 
     Args:
         restore: a stream of float32 frames in [0, 1] to as many restored ones (jaxdeblur.restore with its model bound).
     """
-    blurred_frames = (_to_float(blurred) for blurred, _ in clip.frames())
-    for number, ((blurred_u8, sharp_u8), restored) in enumerate(
-        zip(clip.frames(), restore(blurred_frames), strict=True)
-    ):
+
+    def frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for blurred_u8, sharp_u8 in clip.frames():
+            yield _to_float(_cut(blurred_u8, protocol)), _to_float(_cut(sharp_u8, protocol))
+
+    waiting: collections.deque[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = collections.deque()
+    pairs = zip(frames(), restore(blurred for blurred, _ in frames()), strict=True)
+    for number, ((blurred, sharp), restored) in enumerate(pairs):
         if number < protocol.skip_first:
             continue
-        sharp = _to_float(sharp_u8)
-        psnr_blurred, ssim_blurred = protocol.score(_to_float(blurred_u8), sharp)
-        psnr_restored, ssim_restored = protocol.score(np.asarray(restored), sharp)
-        psnr_blurred, psnr_restored = (min(float(value), MAX_PSNR_DB) for value in (psnr_blurred, psnr_restored))
-        yield FrameScore(clip.name, number, psnr_blurred, psnr_restored, float(ssim_blurred), float(ssim_restored))
+        waiting.append((number, blurred, np.asarray(restored), sharp))
+        if len(waiting) > protocol.skip_last:
+            yield _score_frame(clip.name, protocol, *waiting.popleft())
+
+
+def _score_frame(
+    clip: str, protocol: Protocol, number: int, blurred: np.ndarray, restored: np.ndarray, sharp: np.ndarray
+) -> FrameScore:
+    (psnr_blurred, ssim_blurred), (psnr_restored, ssim_restored) = (
+        protocol.score(image, sharp) for image in (blurred, restored)
+    )
+    psnr_blurred, psnr_restored = (min(float(value), MAX_PSNR_DB) for value in (psnr_blurred, psnr_restored))
+    return FrameScore(clip, number, psnr_blurred, psnr_restored, float(ssim_blurred), float(ssim_restored))
+
+
+def _cut(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
+    height, width, _ = image_u8.shape
+    multiple = protocol.size_multiple
+    if min(height, width) < multiple:
+        raise ValueError(
+            f"frames of {width}x{height} have nothing left when cut to multiples of {multiple}, as protocol "
+            f"{protocol.name} does; choose another protocol"
+        )
+    return image_u8[: height // multiple * multiple, : width // multiple * multiple]
 
 
 def frames_of(
@@ -86,8 +110,8 @@ def clip_scores(scores: Iterable[FrameScore], protocol: Protocol) -> list[ClipSc
         by_clip.setdefault(score.clip, []).append(score)
     if not by_clip:
         raise ValueError(
-            f"no frame was scored: protocol {protocol.name} leaves out the first {protocol.skip_first} frames of each "
-            "clip"
+            f"no frame was scored: protocol {protocol.name} leaves out the first {protocol.skip_first} and the last "
+            f"{protocol.skip_last} frames of each clip"
         )
     rows = [_mean(name, frames) for name, frames in by_clip.items()]
     everything = [frame for frames in by_clip.values() for frame in frames]

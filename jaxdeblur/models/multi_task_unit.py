@@ -20,7 +20,7 @@ the released parameter counts fit only what is built here. `first_frame="zero"` 
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -32,7 +32,7 @@ from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.warp import warp_blocks
-from jaxdeblur.types import Clip, CostVolume, Displacement, Features, Image
+from jaxdeblur.types import BeyondEnds, Clip, CostVolume, Displacement, Features, Image
 
 QUARTER = 4
 """Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
@@ -168,7 +168,7 @@ class MultiTaskUnits(nn.Module):
 
     past_frames = 2
     future_frames = 2
-    beyond_ends = "repeat"
+    beyond_ends: ClassVar[BeyondEnds] = "repeat"
     size_multiple = QUARTER
 
     def setup(self) -> None:

@@ -9,6 +9,7 @@ from parity import load_case
 from jaxdeblur.evaluation.protocols import (
     PROTOCOLS,
     align_and_score,
+    cdvd,
     common,
     motion_accuracy,
     mtu_aligned,
@@ -35,6 +36,14 @@ def golden(case):
 def check(score, values, psnr, ssim):
     np.testing.assert_allclose(score[0], values[psnr], rtol=0, atol=PSNR_DB)
     np.testing.assert_allclose(score[1], values[ssim], rtol=0, atol=SSIM)
+
+
+def test_cdvd_matches_the_released_script():
+    arrays, provenance = load_case("cdvd_tsp", "metrics")
+    np.testing.assert_array_equal(np.round(round_u8(arrays["pred_float"]) * 255), arrays["pred_uint8"])
+    check(cdvd(arrays["pred_float"], arrays["gt_uint8"] / np.float32(255)), provenance["values"], "psnr", "ssim")
+    with pytest.raises(ValueError, match="frames of 40x8 have nothing left"):
+        cdvd(np.zeros((8, 40, 3), np.float32), np.zeros((8, 40, 3), np.float32))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -268,7 +277,7 @@ def test_equal_frames_score_best_and_worse_ones_lower(name):
     assert ssim[0] > ssim[1] > ssim[2]
 
 
-@pytest.mark.parametrize("name", ["common", "mtu_matlab", "mtu_aligned"])
+@pytest.mark.parametrize("name", ["common", "mtu_matlab", "mtu_aligned", "cdvd"])
 def test_8_bit_protocols_do_not_see_less_than_a_level(name):
     restored, sharp = pair(8)
     exact = (to_u8(restored) / 255).astype(np.float32)
@@ -282,12 +291,13 @@ def test_inloop_does_not_round():
 
 
 def test_which_frames_count_and_what_is_averaged():
-    rows = {(protocol.name, protocol.skip_first, protocol.over) for protocol in PROTOCOLS.values()}
+    rows = {(p.name, p.skip_first, p.skip_last, p.size_multiple, p.over) for p in PROTOCOLS.values()}
     assert rows == {
-        ("common", 0, "clips"),
-        ("mtu_inloop", 0, "frames"),
-        ("mtu_matlab", 1, "frames"),
-        ("mtu_aligned", 1, "frames"),
+        ("common", 0, 0, 1, "clips"),
+        ("mtu_inloop", 0, 0, 1, "frames"),
+        ("mtu_matlab", 1, 0, 1, "frames"),
+        ("mtu_aligned", 1, 0, 1, "frames"),
+        ("cdvd", 2, 2, 4, "frames"),
     }
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
     for protocol in PROTOCOLS.values():

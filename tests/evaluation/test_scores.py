@@ -12,8 +12,8 @@ def level(image):
     return float(image[0, 0, 0] * 255)
 
 
-def protocol(skip_first=0, over="clips"):
-    return Protocol("plain", lambda image, sharp: (level(image) - level(sharp), level(image)), skip_first, over)
+def protocol(over="clips", **options):
+    return Protocol("plain", lambda image, sharp: (level(image) - level(sharp), level(image)), over, **options)
 
 
 def clip(name, levels, sharp=10):
@@ -56,6 +56,20 @@ def test_frames_left_out_are_restored_but_not_scored():
     scores = list(score_clip(clip("a", [20, 30, 40]), restore, protocol(skip_first=2)))
     assert rows(scores) == [("a", 2, 30, 30, 40, 40)]
     np.testing.assert_allclose(seen, [20, 30, 40], atol=1e-4)
+    scores = list(score_clip(clip("a", [20, 30, 40, 50]), restore, protocol(skip_first=1, skip_last=2)))
+    assert [score.frame for score in scores] == [1]
+    assert not list(score_clip(clip("a", [20, 30]), restore, protocol(skip_last=2)))
+
+
+def test_frames_are_cut_before_they_are_restored():
+    def restore(frames):
+        for frame in frames:
+            assert frame.shape == (8, 8, 3)
+            yield frame
+
+    assert list(score_clip(clip("a", [20]), restore, protocol(size_multiple=4)))
+    with pytest.raises(ValueError, match="9x8 have nothing left when cut to multiples of 16, as protocol plain does"):
+        list(score_clip(clip("a", [20]), restore, protocol(size_multiple=16)))
 
 
 def test_frames_are_streamed():
@@ -102,7 +116,7 @@ def test_means_of_clips_and_of_everything(over, mean, gain):
 def test_no_scored_frame_is_an_error():
     scores = score_clip(clip("a", [20]), brighter, protocol(skip_first=1))
     with pytest.raises(
-        ValueError, match="no frame was scored: protocol plain leaves out the first 1 frames of each clip"
+        ValueError, match="no frame was scored: protocol plain leaves out the first 1 and the last 0 frames of each"
     ):
         clip_scores(scores, protocol(skip_first=1))
 
