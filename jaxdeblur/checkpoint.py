@@ -30,12 +30,12 @@ from jaxdeblur.types import PyTree, Variables
 logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-BEST = "psnr_db"
-"""The validation metric whose highest value is the best checkpoint."""
+RANKED_BY = {"psnr_db": 1.0, "end_point_error_px": -1.0}
+"""The validation metrics that tell which checkpoint is best, and whether more of it is better or worse."""
 
 
 class Checkpoints:
-    """The checkpoints of a training run: the newest two and the best by validation PSNR are kept.
+    """The checkpoints of a training run: the newest two and the best by validation are kept.
 
     Saving is asynchronous; a folder bears a step's number only once it is complete.
     """
@@ -45,17 +45,14 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
-        def psnr(metrics: dict[str, float]) -> float:
-            return metrics[BEST]
-
         keep = checkpoint_managers.AnyPreservationPolicy(
-            [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=psnr, n=1)]
+            [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=_rank, n=1)]
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
-                best_fn=psnr,  # the policy decides what is kept, but without this metrics are not written down
+                best_fn=_rank,  # the policy decides what is kept, but without this metrics are not written down
                 cleanup_tmp_directories=True,
             ),
         )
@@ -74,7 +71,7 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments["config"] = ocp.args.JsonSave(config)
         # One that has not been validated ranks below all that have.
-        metrics = metrics or {BEST: -math.inf}
+        metrics = metrics or {next(iter(RANKED_BY)): -math.inf}
         self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
 
     def restore(self, like: dict[str, PyTree]) -> dict[str, PyTree] | None:
@@ -275,10 +272,16 @@ def _difference(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, 
 
 def _validation_metric(folder: Path) -> float | None:
     try:
-        value = float(json.loads((folder / "metrics" / "metrics").read_text())[BEST])
-    except (OSError, ValueError, KeyError, TypeError):
+        value = _rank(json.loads((folder / "metrics" / "metrics").read_text()))
+    except (OSError, ValueError, TypeError, StopIteration):
         return None
     return value if math.isfinite(value) else None
+
+
+def _rank(metrics: dict[str, float]) -> float:
+    """Higher is better."""
+    name = next(name for name in RANKED_BY if name in metrics)
+    return RANKED_BY[name] * float(metrics[name])
 
 
 def _first_line(error: BaseException) -> str:

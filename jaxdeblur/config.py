@@ -186,7 +186,7 @@ def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Ca
     data, folder = config.data, config.data.video_folder
     index = index_video_folder(folder.root, folder.train_split)
     augmentation = MTU_AUGMENTATION if folder.augment else None
-    window = WindowSpec(data.frames, past, future, folder.window)
+    window = WindowSpec(data.frames, past, future, folder.window, folder.get("first_frames"))
 
     def to_float(batch_u8: dict[str, Array], number: int | jax.Array) -> Batch:
         return to_float_batch(

@@ -42,7 +42,7 @@ Variables: TypeAlias = dict[str, Any]
 
 
 class Batch(TypedDict, total=False):
-    """What every data source yields and every objective reads.
+    """What data sources yield and objectives read: clips, or pairs of images with the flow between them.
 
     blurred has `past + T + future` frames, where past and future are what the model looks at beyond the clip (frames
     that do not exist are copies of the nearest one); everything else has the T frames of the clip itself.
@@ -54,3 +54,8 @@ class Batch(TypedDict, total=False):
     flow_cur_to_next: Flow  # likewise
     valid_cur_to_prev: Mask  # (B, T, H, W): the surface seen is seen in the previous frame too
     valid_cur_to_next: Mask
+
+    image_1: Array  # (B, H, W, 3), [0, 1] or uint8
+    image_0: Array  # likewise
+    flow_1to0: Flow  # (B, H, W, 2), pixels; anything where it is not valid
+    valid_1to0: Mask  # (B, H, W): the flow is known there

@@ -26,6 +26,8 @@ class WindowSpec:
         frame of the video]. The recipe of the released multi-task-unit code (T = 13, past = future = 2).
     mode "sliding": every start 0, 1, ..., last-T+1. Past and future are real frames wherever the video has
         them: indices clipped to [0, last frame].
+    mode "interior": every start whose past and future are all real frames. The recipe of the released CDVD-TSP (T = 3,
+        past = future = 1, first_frames = 100).
     """
 
     frames: int
@@ -33,7 +35,9 @@ class WindowSpec:
     past: int
     """What a model looks at before the clip; blurred only."""
     future: int
-    mode: Literal["grid", "sliding"]
+    mode: Literal["grid", "sliding", "interior"]
+    first_frames: int | None = None
+    """Of each video only so many are used; None: all."""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.past < 0 or self.future < 0:
@@ -41,8 +45,17 @@ class WindowSpec:
                 "a window needs frames >= 1, past >= 0 and future >= 0, "
                 f"not frames={self.frames}, past={self.past}, future={self.future}"
             )
-        if self.mode not in ("grid", "sliding"):
-            raise ValueError(f"window mode is 'grid' or 'sliding', not {self.mode!r}")
+        if self.mode not in ("grid", "sliding", "interior"):
+            raise ValueError(f"window mode is 'grid', 'sliding' or 'interior', not {self.mode!r}")
+
+    @property
+    def least_frames(self) -> int:
+        """What a video must have."""
+        return self.frames + (self.past + self.future if self.mode == "interior" else 0)
+
+    def used(self, n_frames: int) -> int:
+        """How many of a video's frames are used."""
+        return n_frames if self.first_frames is None else min(n_frames, self.first_frames)
 
 
 class ClipWindow(NamedTuple):
@@ -60,18 +73,20 @@ def cut_windows(index: Sequence[ClipFiles], spec: WindowSpec) -> list[ClipWindow
     """
     if not index:
         raise ValueError("the index holds no clips; make one with index_video_folder")
-    short = [f"{clip.folder!r} has {clip.n_frames}" for clip in index if clip.n_frames < spec.frames]
+    least = spec.least_frames
+    short = [f"{clip.folder!r} has {spec.used(clip.n_frames)}" for clip in index if spec.used(clip.n_frames) < least]
     if short:
         raise ValueError(
-            f"clips shorter than the window of {spec.frames} frames: {', '.join(short[:10])}"
+            f"clips shorter than the window of {least} frames: {', '.join(short[:10])}"
             f"{f' and {len(short) - 10} more' if len(short) > 10 else ''}; choose a shorter window or "
             f"leave them out"
         )
     step = spec.frames if spec.mode == "grid" else 1
+    before = spec.past if spec.mode == "interior" else 0
     return [
         ClipWindow(number, first_frame)
         for number, clip in enumerate(index)
-        for first_frame in range(0, clip.n_frames - spec.frames + 1, step)
+        for first_frame in range(before, before + spec.used(clip.n_frames) - least + 1, step)
     ]
 
 
@@ -79,7 +94,7 @@ def blurred_frame_numbers(window: ClipWindow, n_frames: int, spec: WindowSpec) -
     """The past + T + future frames that the window reads from a video of n_frames; see `WindowSpec`."""
     first = window.first_frame if spec.mode == "grid" else 0
     wanted = range(window.first_frame - spec.past, window.first_frame + spec.frames + spec.future)
-    return np.clip(wanted, first, n_frames - 1).tolist()
+    return np.clip(wanted, first, spec.used(n_frames) - 1).tolist()
 
 
 def sharp_frame_numbers(window: ClipWindow, spec: WindowSpec) -> list[int]:

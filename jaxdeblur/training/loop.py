@@ -23,7 +23,7 @@ from jaxdeblur.types import Batch, PyTree
 logger = logging.getLogger(__name__)
 
 Evaluation = tuple[dict[str, float], np.ndarray]
-"""Metrics, among them psnr_db, and a picture (H, W, 3) uint8."""
+"""Metrics, among them one of checkpoint.RANKED_BY, and a picture (H, W, 3) uint8."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -81,7 +81,7 @@ def train(
         with stop, _Line(steps, step, show=main) as line:
             while step < steps and not stop.requested():
                 batch = next(source)
-                images = math.prod(batch["sharp"].shape[:2])
+                images = math.prod(batch["sharp"].shape[:2]) if "sharp" in batch else 2 * len(batch["image_1"])
                 state, metrics = train_step(state, batch, frozen)
                 before, step = step, step + updates_per_batch
                 pending.append(metrics)

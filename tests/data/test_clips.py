@@ -34,6 +34,22 @@ def test_sliding_has_every_start():
     assert windows == [ClipWindow(0, 0), ClipWindow(0, 1), ClipWindow(0, 2), ClipWindow(1, 0)]
 
 
+def test_interior_has_every_start_with_real_neighbours():
+    spec = WindowSpec(3, 1, 1, "interior")
+    windows = cut_windows([clip_of(6), clip_of(5)], spec)
+    assert windows == [ClipWindow(0, 1), ClipWindow(0, 2), ClipWindow(1, 1)]
+    assert [blurred_frame_numbers(w, 6, spec) for w in windows[:2]] == [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]
+    with pytest.raises(ValueError, match="window of 5 frames: '/root/train/c' has 4"):
+        cut_windows([clip_of(4)], spec)
+
+
+def test_only_the_first_frames_are_used():
+    spec = WindowSpec(2, 1, 1, "sliding", first_frames=3)
+    windows = cut_windows([clip_of(9), clip_of(2)], spec)
+    assert windows == [ClipWindow(0, 0), ClipWindow(0, 1), ClipWindow(1, 0)]
+    assert blurred_frame_numbers(windows[1], 9, spec) == [0, 1, 2, 2]
+
+
 def test_grid_repeats_its_first_frame_as_past_and_reads_real_future_frames():
     numbers = blurred_frame_numbers(ClipWindow(0, 13), 28, MTU_WINDOW)
     assert numbers == [13, 13, *range(13, 26), 26, 27]
