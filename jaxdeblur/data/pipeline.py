@@ -9,6 +9,7 @@ accelerator than with floats, and the noise of the augmentation is drawn there, 
 `transforms.to_float_batch`.
 """
 
+import atexit
 import errno
 import functools
 import itertools
@@ -185,17 +186,24 @@ def _iterate(
     dataset = tf.data.Dataset.range(first_batch * share, np.iinfo(np.int64).max)
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(share, drop_remainder=True).prefetch(_PREFETCHED_BATCHES)
-    batches = dataset.as_numpy_iterator()
-    for batch in itertools.count(first_batch):
-        try:
-            images_u8 = next(batches)
-        except tf.errors.OpError as error:
-            # TensorFlow does not say which file it was, but the order is fixed: it is one of this batch.
-            for sample in samples_of(batch):
-                _raise_if_unreadable(tf, plans.plan(sample))
-            error.add_note(f"while reading batch {batch} of the video folder; all its files are readable now")
-            raise
-        yield {"blurred": images_u8["blur"], "sharp": images_u8["sharp"]}
+    # TensorFlow's threads call back into Python. An iterator that lives on while the interpreter shuts down, in a
+    # traceback say, waits for them forever: so it goes before that, whoever still holds this generator.
+    live = [dataset.as_numpy_iterator()]
+    atexit.register(live.clear)
+    try:
+        for batch in itertools.count(first_batch):
+            try:
+                images_u8 = next(live[0])
+            except tf.errors.OpError as error:
+                # TensorFlow does not say which file it was, but the order is fixed: it is one of this batch.
+                for sample in samples_of(batch):
+                    _raise_if_unreadable(tf, plans.plan(sample))
+                error.add_note(f"while reading batch {batch} of the video folder; all its files are readable now")
+                raise
+            yield {"blurred": images_u8["blur"], "sharp": images_u8["sharp"]}
+    finally:
+        live.clear()
+        atexit.unregister(live.clear)
 
 
 def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side) -> Any:

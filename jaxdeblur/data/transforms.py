@@ -62,6 +62,27 @@ MTU_AUGMENTATION = Augmentation(
 (2022)."""
 
 
+FLIPS = Augmentation(
+    rotation_probability=0.0,
+    rotation_weights=(0.0, 0.0, 1.0),
+    flip_probability=0.75,
+    flip_weights=(1 / 3, 1 / 3, 1 / 3),
+    noise_probability=0.0,
+    noise_sigma=0.0,
+)
+"""As it is, up-down, left-right or both, equally often: for crops that do not fit the images turned by 90 degrees."""
+
+QUARTER_TURNS_AND_FLIPS = Augmentation(
+    rotation_probability=0.75,
+    rotation_weights=(1 / 3, 1 / 3, 1 / 3),
+    flip_probability=0.5,
+    flip_weights=(0.0, 1.0, 0.0),
+    noise_probability=0.0,
+    noise_sigma=0.0,
+)
+"""Each of the eight ways to lay down a picture, equally often; the crop must fit upright and lying."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """A box of the stored frame, then its axes swapped or not, then its rows and its columns reversed or not.

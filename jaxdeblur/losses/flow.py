@@ -1,12 +1,15 @@
 """Losses on motion."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Float, Integer
 
 from jaxdeblur.ops.resample import downsample_area
-from jaxdeblur.types import Array, CostVolume, Flow, Scalars
+from jaxdeblur.types import Array, CostVolume, Flow, Mask, Scalars
 
 
 def displacement_class(flow_cur_to_prev: Flow, *, radius: int, block: int) -> Integer[Array, "..."]:
@@ -35,3 +38,102 @@ def motion_loss(cost: CostVolume, target: Integer[Array, "..."]) -> Scalars:
     [ln(e + K - 1) - 1, ln(1 + (K - 1) e)]: it never gets near zero."""
     entropy = displacement_cross_entropy(cost, target)
     return jnp.mean(entropy, axis=tuple(range(1, entropy.ndim)))
+
+
+def end_point_error(flow: Flow, target: Flow) -> Float[Array, "..."]:
+    """Euclidean distance |flow - target| at every position: (..., H, W) float32, in the flows' unit.
+
+    The gradient is zero where the two are equal; there the distance has none.
+    """
+    if flow.shape != target.shape:
+        raise ValueError(f"flow has shape {flow.shape} but target has {target.shape}; resize with resize_flow first")
+    squared = jnp.sum(jnp.square(flow.astype(jnp.float32) - target.astype(jnp.float32)), axis=-1)
+    differs = squared > 0
+    return jnp.where(differs, jnp.sqrt(jnp.where(differs, squared, 1.0)), 0.0)
+
+
+def mean_end_point_error(flow: Flow, target: Flow, valid: Mask) -> Scalars:
+    """Mean end-point error over the valid pixels of each example.
+
+    Args:
+        flow: (B, H, W, 2).
+        target: (B, H, W, 2) in the same unit; anything at all, NaN included, where it is not valid.
+        valid: (B, H, W).
+    Returns:
+        (B,) in that unit; 0 for an example without any valid pixel.
+    """
+    error = end_point_error(flow, _known_or_zero(target, valid))
+    count = jnp.sum(valid, axis=(-2, -1)).astype(jnp.float32)
+    return jnp.sum(jnp.where(valid, error, 0.0), axis=(-2, -1)) / jnp.maximum(count, 1.0)
+
+
+def multi_scale_end_point_error(
+    levels: Sequence[Flow],
+    target_flow_1to0: Flow,
+    valid: Mask,
+    *,
+    weights: Sequence[float],
+    flow_scale: float = 20.0,
+) -> Scalars:
+    """The training loss of FlowNet (Dosovitskiy et al., ICCV 2015) and PWC-Net (Sun et al., CVPR 2018, Eq. 1).
+
+    sum over levels l of weights[l] sum over positions of |levels[l] - target_l|, where target_l is the mean of
+    target / flow_scale over the valid pixels that a position covers; a position without any counts nothing. A position
+    (y, x) of an (h, w) level covers rows floor(y H / h) to ceil((y + 1) H / h) - 1, columns likewise: blocks where the
+    sizes divide, and PyTorch's adaptive average pooling where they do not.
+    Sums, not means: the weights belong to the size of the training crop. The papers' are 0.005, 0.01, 0.02, 0.08, 0.32
+    for 1/4, 1/8, 1/16, 1/32, 1/64.
+
+    Args:
+        levels: (B, h, w, 2), finest first, all in pixels of the full resolution divided by flow_scale.
+        target_flow_1to0: (B, H, W, 2) in pixels; anything at all, NaN included, where it is not valid.
+        valid: (B, H, W).
+        weights: one a level, finest first.
+        flow_scale: pixels in the unit of the levels.
+    Returns:
+        (B,): one value an example, for the caller to average.
+    """
+    sizes = [level.shape[-3:-1] for level in levels]
+    if len(weights) != len(levels) or sizes != sorted(sizes, reverse=True):
+        raise ValueError(
+            f"{len(weights)} weights for {len(levels)} levels of sizes {sizes}; expected one weight a level, levels "
+            "finest first"
+        )
+    target = _known_or_zero(target_flow_1to0, valid) / flow_scale
+    total = jnp.zeros(target.shape[:-3], jnp.float32)
+    for level, weight in zip(levels, weights):
+        level_target, known = _mean_of_valid(target, valid, *level.shape[-3:-1])
+        error = jnp.where(known, end_point_error(level, level_target), 0.0)
+        total = total + weight * jnp.sum(error, axis=(-2, -1))
+    return total
+
+
+def _known_or_zero(target: Flow, valid: Mask) -> Flow:
+    if valid.shape != target.shape[:-1]:
+        raise ValueError(f"valid has shape {valid.shape} but target has {target.shape}; expected {target.shape[:-1]}")
+    return jnp.where(valid[..., None], target.astype(jnp.float32), 0.0)
+
+
+def _mean_of_valid(target: Flow, valid: Mask, height: int, width: int) -> tuple[Flow, Mask]:
+    """Means over the valid pixels that each of (height, width) positions covers, and whether it covers any.
+
+    target is zero where not valid.
+    """
+    rows, columns = _covers(target.shape[-3], height), _covers(target.shape[-2], width)
+
+    def add_up(values: Array) -> jax.Array:
+        # Ones and zeros times the values: at the default precision an accelerator would round the values.
+        return jnp.einsum("yY,...YXc,xX->...yxc", rows, values, columns, precision=jax.lax.Precision.HIGHEST)
+
+    count = add_up(valid[..., None].astype(jnp.float32))
+    return add_up(target) / jnp.maximum(count, 1.0), count[..., 0] > 0
+
+
+def _covers(size: int, positions: int) -> np.ndarray:
+    """(positions, size) float32: 1 where a position of the coarse axis covers one of the fine axis."""
+    if not 1 <= positions <= size:
+        raise ValueError(f"a level of size {positions} cannot be compared with a target of size {size}")
+    first = np.arange(positions) * size // positions
+    end = -(-np.arange(1, positions + 1) * size // positions)
+    pixel = np.arange(size)
+    return ((pixel >= first[:, None]) & (pixel < end[:, None])).astype(np.float32)

@@ -104,7 +104,7 @@ def test_unknown_mode():
     # Made without __init__, whose annotation the tests' type checker enforces and a user's run does not.
     spec = object.__new__(WindowSpec)
     spec.__dict__.update(frames=1, past=0, future=0, mode="random")
-    with pytest.raises(ValueError, match="'grid' or 'sliding', not 'random'"):
+    with pytest.raises(ValueError, match="'grid', 'sliding' or 'interior', not 'random'"):
         spec.__post_init__()
 
 

@@ -1,5 +1,6 @@
 import itertools
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -221,3 +222,20 @@ def test_without_tensorflow_the_error_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ImportError, match=r'pip install "jaxdeblur\[data\]"'):
         batches(root, 1)
+
+
+@pytest.mark.parametrize("end", ["raise RuntimeError('end')", "sys.exit(1)"])
+def test_a_program_ends_while_batches_are_read(root, end):
+    code = f"""if True:
+        import sys
+        from jaxdeblur.data.clips import WindowSpec
+        from jaxdeblur.data.pipeline import video_folder_batches
+        from jaxdeblur.data.video_folder import index_video_folder
+        endless = video_folder_batches(
+            index_video_folder({str(root)!r}, "train"), window=WindowSpec(1, 0, 0, "sliding"), batch_size=64,
+            crop_px=(4, 4), seed=0, augmentation=None,
+        )
+        next(endless)
+        {end}
+    """
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 1

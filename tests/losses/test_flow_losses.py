@@ -11,9 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parity import load_case
 
-from jaxdeblur.losses.flow import displacement_class, displacement_cross_entropy, motion_loss
+from jaxdeblur.losses.flow import (
+    displacement_class,
+    displacement_cross_entropy,
+    end_point_error,
+    mean_end_point_error,
+    motion_loss,
+    multi_scale_end_point_error,
+)
+from jaxdeblur.ops.resample import resize_bilinear
 
 CASES = ("motion_loss_a", "motion_loss_b_two_units")
+FLOW_NET_CASES = ("case_a", "case_b_odd_size")
+PAPER_WEIGHTS = (0.005, 0.01, 0.02, 0.08, 0.32)
 
 
 def class_oracle(flow, radius, block):
@@ -120,3 +130,147 @@ def test_gradients_and_half_precision():
     value = jax.jit(functools.partial(motion_loss, target=target))
     jax.test_util.check_grads(value, (cost,), order=1, modes=("fwd", "rev"), eps=1e-2, atol=2e-3, rtol=2e-3)
     assert motion_loss(cost.astype(jnp.bfloat16), target).dtype == jnp.float32
+
+
+def multi_scale_oracle(levels, target, valid, weights, flow_scale):
+    """One example, one position at a time, in float64; None stands for a position without target."""
+    total = 0.0
+    for level, weight in zip(levels, weights):
+        for y, x in np.ndindex(level.shape[:2]):
+            rows, columns = (
+                slice(int(np.floor(i * size / n)), int(np.ceil((i + 1) * size / n)))
+                for i, size, n in zip((y, x), target.shape, level.shape)
+            )
+            known = target[rows, columns][valid[rows, columns]].astype(np.float64)
+            if len(known):
+                total += weight * np.linalg.norm(level[y, x] - known.mean(0) / flow_scale)
+    return total
+
+
+def random_levels(rng, sizes, batch=2):
+    return [rng.standard_normal((batch, *size, 2)).astype(np.float32) for size in sizes]
+
+
+@pytest.mark.parametrize("case", FLOW_NET_CASES)
+def test_multi_scale_error_matches_the_released_one(case):
+    arrays, provenance = load_case("flownets", case)
+    losses = provenance["losses"]
+    levels = [arrays[f"flow{n}"] for n in range(2, 7)]
+    target_px = 20 * arrays["target_flow_div20"]
+    valid = np.ones(target_px.shape[:-1], bool)
+    assert tuple(losses["weights"].values()) == PAPER_WEIGHTS
+    # One weight at a time, then the papers'.
+    all_weights = [*np.eye(5).tolist(), PAPER_WEIGHTS]
+
+    @jax.jit
+    def total_for_each(levels, target_px):
+        return [multi_scale_end_point_error(levels, target_px, valid, weights=weights) for weights in all_weights]
+
+    expected = [*losses["epe_sum_over_pixels_per_batch_item"].values(), losses["multiscale_epe"]]
+    np.testing.assert_allclose(np.ravel(total_for_each(levels, target_px)), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("case", FLOW_NET_CASES)
+def test_mean_error_matches_the_released_one(case):
+    arrays, provenance = load_case("flownets", case)
+    target_px = 20 * arrays["target_flow_div20"]
+    flow_px = 20 * resize_bilinear(jnp.asarray(arrays["flow2"]), *target_px.shape[1:3], align_corners=False)
+    valid = np.ones(target_px.shape[:-1], bool)
+    expected = provenance["losses"]["real_epe_px"]
+    np.testing.assert_allclose(mean_end_point_error(flow_px, target_px, valid), [expected], rtol=2e-6)
+
+
+multi_scale = jax.jit(functools.partial(multi_scale_end_point_error, weights=(0.5, 2.0, 1.0), flow_scale=4.0))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_multi_scale_error_equals_the_oracle(seed):
+    rng = np.random.default_rng(seed)
+    levels = random_levels(rng, [(8, 10), (5, 4), (2, 3)])  # by 1, by fractions, by 4 and fractions
+    target = (10 * rng.standard_normal((2, 8, 10, 2))).astype(np.float32)
+    valid = rng.uniform(size=(2, 8, 10)) < rng.choice([0.0, 0.1, 0.7, 1.0], (2, 1, 1))
+    out = multi_scale(levels, np.where(valid[..., None], target, np.nan), valid)
+    expected = [
+        multi_scale_oracle([level[b] for level in levels], target[b], valid[b], (0.5, 2.0, 1.0), 4.0) for b in range(2)
+    ]
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_multi_scale_error_is_zero_at_its_target_and_without_any():
+    rng = np.random.default_rng(3)
+    levels = [np.full((1, n, n, 2), 0.25, np.float32) for n in (4, 2)]
+    target = np.full((1, 8, 8, 2), 5.0, np.float32)
+    valid = np.ones((1, 8, 8), bool)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(levels, valid):
+        return multi_scale_end_point_error(levels, target, valid, weights=(1.0, 2.0)).sum()
+
+    for value, gradients in (loss(levels, valid), loss(random_levels(rng, [(4, 4), (2, 2)], batch=1), ~valid)):
+        assert value == 0
+        for gradient in gradients:
+            np.testing.assert_array_equal(gradient, 0)
+    # One known pixel: only the position above it counts, with the full target.
+    one = np.zeros((1, 8, 8), bool)
+    one[0, 3, 6] = True
+    shifted = [level + np.array([0.3, 0.4], np.float32) for level in levels]
+    value, gradients = loss(shifted, one)
+    np.testing.assert_allclose(value, 0.5 + 2 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(gradients[0][0, 1, 3], [0.6, 0.8], rtol=1e-6)
+    assert np.count_nonzero(gradients[0]) == np.count_nonzero(gradients[1]) == 2
+
+
+def test_end_point_error_and_its_mean():
+    flow = np.zeros((2, 2, 3, 2), np.float32)
+    target = flow.copy()
+    target[0, 0, 1], target[1, 1, 2], target[1, 0, 0] = (3, -4), (0, 2), np.nan
+    error = np.asarray(end_point_error(flow, target))
+    expected = np.zeros((2, 2, 3), np.float32)
+    expected[0, 0, 1], expected[1, 1, 2] = 5, 2
+    expected[1, 0, 0] = error[1, 0, 0]
+    np.testing.assert_array_equal(error, expected)
+    valid = np.isfinite(target[..., 0])
+    mean = jax.jit(mean_end_point_error)
+    np.testing.assert_allclose(mean(flow, target, valid), [5 / 6, 2 / 5], rtol=1e-6)
+    np.testing.assert_array_equal(mean(flow, target, np.zeros_like(valid)), [0, 0])
+    gradient = jax.jit(jax.grad(lambda flow: mean_end_point_error(flow, target, valid).sum()))(flow)
+    assert np.all(np.isfinite(gradient))
+    np.testing.assert_allclose(gradient[0, 0, 1], np.array([-0.6, 0.8]) / 6, rtol=1e-6)
+    np.testing.assert_array_equal(gradient[1, 0], 0)
+
+
+def test_end_point_errors_have_the_gradients_of_their_values():
+    rng = np.random.default_rng(4)
+    levels = random_levels(rng, [(8, 10), (5, 4), (2, 3)])
+    target = rng.standard_normal((2, 8, 10, 2)).astype(np.float32)
+    valid = rng.uniform(size=(2, 8, 10)) < 0.7
+    check = functools.partial(jax.test_util.check_grads, order=1, modes=("fwd", "rev"), eps=1e-2, atol=1e-2, rtol=1e-2)
+    check(lambda *levels: multi_scale(levels, target, valid), tuple(levels))
+    flow = rng.standard_normal((2, 8, 10, 2)).astype(np.float32)
+    check(jax.jit(lambda flow: mean_end_point_error(flow, target, valid)), (flow,))
+
+
+def test_end_point_errors_in_half_precision_are_summed_in_float32():
+    rng = np.random.default_rng(5)
+    levels = [level.astype(jnp.bfloat16) for level in random_levels(rng, [(8, 10), (5, 4), (2, 3)])]
+    target, valid = np.zeros((2, 8, 10, 2), np.float32), np.ones((2, 8, 10), bool)
+    wide = multi_scale([level.astype(np.float32) for level in levels], target, valid)
+    half = multi_scale(levels, target, valid)
+    assert half.dtype == end_point_error(levels[0], levels[0]).dtype == jnp.float32
+    np.testing.assert_allclose(half, wide, rtol=1e-6)
+
+
+def test_what_does_not_fit_together_is_refused():
+    flow, valid = np.zeros((1, 8, 8, 2), np.float32), np.ones((1, 8, 8), bool)
+    half = flow[:, ::2, ::2]
+    with pytest.raises(ValueError, match=r"flow has shape \(1, 4, 4, 2\) but target has \(1, 8, 8, 2\)"):
+        end_point_error(half, flow)
+    with pytest.raises(ValueError, match=r"valid has shape \(1, 8, 7\) but target has"):
+        mean_end_point_error(flow, flow, valid[..., :7])
+    with pytest.raises(ValueError, match="1 weights for 2 levels"):
+        multi_scale_end_point_error([flow, half], flow, valid, weights=[1.0])
+    with pytest.raises(ValueError, match="levels finest first"):
+        multi_scale_end_point_error([half, flow], flow, valid, weights=[1.0, 1.0])
+    with pytest.raises(ValueError, match="level of size 8 cannot be compared with a target of size 4"):
+        multi_scale_end_point_error([flow], half, valid[:, ::2, ::2], weights=[1.0])

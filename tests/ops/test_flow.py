@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdeblur.ops.flow import resize_flow
+from jaxdeblur.ops.flow import flow_to_colour, resize_flow
 
 resize = jax.jit(resize_flow, static_argnames=("height", "width", "align_corners"))
+colour = jax.jit(flow_to_colour, static_argnames="max_px")
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -58,3 +59,95 @@ def test_vmap_is_a_loop_and_gradients():
     call = functools.partial(resize, height=5, width=7, align_corners=True)
     np.testing.assert_allclose(jax.vmap(call)(flows), np.stack([call(flow) for flow in flows]), atol=1e-6)
     jax.test_util.check_grads(call, (flows[0],), order=1, modes=("fwd", "rev"), eps=1e-1, atol=2e-3, rtol=2e-3)
+
+
+def wheel_oracle(u, v, max_px):
+    """One vector, through the list of 55 hues written out one by one."""
+    length = np.hypot(u, v)
+    if not np.isfinite(length):
+        return np.zeros(3)
+    hues = []
+    for steps, start, end in (
+        (15, (1, 0, 0), (1, 1, 0)),
+        (6, (1, 1, 0), (0, 1, 0)),
+        (4, (0, 1, 0), (0, 1, 1)),
+        (11, (0, 1, 1), (0, 0, 1)),
+        (13, (0, 0, 1), (1, 0, 1)),
+        (6, (1, 0, 1), (1, 0, 0)),
+    ):
+        hues += [np.array(start) + (np.array(end) - start) * i / steps for i in range(steps)]
+    assert len(hues) == 55
+    place = np.arctan2(v, u) % (2 * np.pi) / (2 * np.pi) * 55
+    before = int(place) % 55
+    hue = hues[before] + (place - int(place)) * (hues[(before + 1) % 55] - hues[before])
+    return 0.75 * hue if length > max_px else 1 - length / max_px * (1 - hue)
+
+
+def one_vector(u, v, max_px=1.0):
+    return np.asarray(colour(np.array([[[u, v]]], np.float32), max_px=max_px))[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("u", "v", "expected"),
+    [
+        (0, 0, (1, 1, 1)),
+        (1, 0, (1, 0, 0)),  # right: red
+        (0, 1, (1, 13.75 / 15, 0)),  # down: yellow, nearly
+        (-1, 0, (0, 1 - 2.5 / 11, 1)),  # left: from cyan towards blue
+        (0, -1, (5.25 / 13, 0, 1)),  # up: from blue towards magenta
+        (0.5, 0, (1, 0.5, 0.5)),
+        (2, 0, (0.75, 0, 0)),  # too long to show
+        (np.nan, 0, (0, 0, 0)),
+        (0, np.inf, (0, 0, 0)),
+    ],
+)
+def test_known_colours(u, v, expected):
+    np.testing.assert_allclose(one_vector(u, v), expected, atol=1e-5)
+
+
+def test_hues_go_round_without_a_jump_and_opposite_ones_differ():
+    angle = np.linspace(-np.pi, np.pi, 1000, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32)[None]
+    hues = np.asarray(colour(circle, max_px=2.0))[0]
+    assert np.abs(hues - np.roll(hues, 1, 0)).max() < 0.01
+    assert np.abs(hues - np.roll(hues, 500, 0)).max(-1).min() > 0.25
+    np.testing.assert_array_equal(one_vector(1.0, -0.0), one_vector(1.0, 0.0))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_colours_equal_the_oracle(seed):
+    flow = np.random.default_rng(seed).standard_normal((3, 4, 2)).astype(np.float32)
+    flow[0, 0] = 0
+    for max_px in (2.5, 0.5):
+        out = np.asarray(colour(flow, max_px=max_px))
+        assert out.dtype == np.float32
+        assert out.min() >= 0
+        assert out.max() <= 1
+        for y, x in np.ndindex(3, 4):
+            np.testing.assert_allclose(out[y, x], wheel_oracle(*flow[y, x].astype(float), max_px), atol=2e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.01, 100))
+def test_only_the_length_relative_to_the_largest_counts(seed, scale):
+    flow = np.random.default_rng(seed).standard_normal((2, 3, 4, 2)).astype(np.float32)
+    flow *= 5 / np.sqrt(np.square(flow).sum(-1)).max()
+    free = colour(flow)
+    np.testing.assert_allclose(colour(np.float32(scale) * flow), free, atol=1e-4)
+    # A hair above, lest rounding make the longest vector too long to show.
+    np.testing.assert_allclose(colour(flow, max_px=5.00001), free, atol=1e-4)
+    assert np.asarray(free).min() < 0.3
+
+
+def test_colours_of_no_motion_of_half_precision_and_of_an_impossible_length():
+    zero = np.zeros((2, 3, 2), np.float32)
+    np.testing.assert_array_equal(colour(zero), np.ones((2, 3, 3)))
+    np.testing.assert_array_equal(colour(zero, max_px=3.0), np.ones((2, 3, 3)))
+    assert colour(zero.astype(jnp.bfloat16)).dtype == jnp.float32
+    flow = np.random.default_rng(3).standard_normal((2, 3, 4, 2)).astype(np.float32)
+    eager = flow_to_colour(flow, max_px=3.0)
+    np.testing.assert_allclose(colour(flow, max_px=3.0), eager, atol=1e-6)
+    one_by_one = jax.jit(jax.vmap(functools.partial(flow_to_colour, max_px=3.0)))
+    np.testing.assert_allclose(one_by_one(flow), eager, atol=1e-6)
+    for max_px in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="max_px is a length above 0"):
+            flow_to_colour(zero, max_px=max_px)
