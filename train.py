@@ -18,7 +18,7 @@ import jaxdeblur.config as parts
 from jaxdeblur.checkpoint import FOLDER
 from jaxdeblur.data.image_io import replacing
 from jaxdeblur.evaluation.pictures import write_picture
-from jaxdeblur.models import example_inputs
+from jaxdeblur.models import initial_variables
 from jaxdeblur.training import loop
 from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
 from jaxdeblur.training.state import init_state
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = parts.initial_params(config, model, model.init(init_key, *example_inputs(model))["params"])
+    params = parts.initial_params(config, model, initial_variables(init_key, model)["params"])
     state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
     train_step = make_train_step(
         objective,

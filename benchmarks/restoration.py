@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks import measure
 from jaxdeblur import create_model
-from jaxdeblur.models import example_inputs
+from jaxdeblur.models import initial_variables
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     width, height = (int(side) for side in arguments.size.split("x"))
 
     model = create_model(arguments.model, compute_dtype=arguments.dtype)
-    variables = model.init(jax.random.key(0), *example_inputs(model))
+    variables = initial_variables(jax.random.key(0), model)
     window = jax.random.uniform(jax.random.key(1), (1, 5, height, width, 3))
 
     def step(carry, window):

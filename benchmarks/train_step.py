@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks import measure
 from jaxdeblur import create_model
-from jaxdeblur.models import example_inputs
+from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.state import init_state
@@ -34,7 +34,7 @@ def main() -> None:
     size, batch_size = arguments.crop, arguments.batch
 
     model = create_model(arguments.model, compute_dtype=arguments.dtype)
-    params = model.init(jax.random.key(0), *example_inputs(model))["params"]
+    params = initial_variables(jax.random.key(0), model)["params"]
     objective = MultiTaskUnitObjective(model, updates_per_batch=FRAMES)
     optimizers = {
         group: make_optimizer(

@@ -66,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.video_folder.validation_split = "test"  # as the released code does
     config.data.video_folder.test_split = "test"
     config.data.video_folder.window = "grid"
-    config.data.video_folder.augment = True
+    config.data.video_folder.augment = "mtu"
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rates = ConfigDict({"deblur": 1e-4, "motion": 1e-6, "total": 1e-4})

@@ -242,6 +242,12 @@ def check_params(model: nn.Module, params: PyTree, source: str) -> None:
         raise ValueError(f"{source} does not fit {type(model).__name__}: {_difference(wanted, found)}")
 
 
+def check_same_params(expected: PyTree, found: PyTree, source: str) -> None:
+    """Raises a ValueError that lists every missing, unexpected and wrongly shaped parameter at once."""
+    if (wanted := _shapes(expected)) != (shapes := _shapes(found)):
+        raise ValueError(f"{source} does not fit: {_difference(wanted, shapes)}")
+
+
 def _checkpointer() -> ocp.Checkpointer:
     """For a folder on its own. Every item's kind is named, or Orbax warns of those it could not guess."""
     trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "training")}

@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         help="also write a video, blurred on the left and restored on the right (default: OUT-compare.mp4)",
     )
     deblur.add_argument(
+        "--explain",
+        metavar="DIR",
+        type=Path,
+        help="also write, for every frame, a sheet of pictures of how it came about: motion, aligned frames and so on",
+    )
+    deblur.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         help="of the network's arithmetic; half as wide is faster on most accelerators (default: as it was trained)",
@@ -111,8 +117,19 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     model, variables = load_model(arguments.checkpoint, **options)
     deblur = deblur_folder if source.is_dir() else deblur_video
     with _progress_bar(source.name, work) as progress:
-        count = deblur(source, target, model, variables, compare=compare, crf=arguments.crf, progress=progress)
+        count = deblur(
+            source,
+            target,
+            model,
+            variables,
+            compare=compare,
+            explain=arguments.explain,
+            crf=arguments.crf,
+            progress=progress,
+        )
     print(f"{target}: {count} frames" + (f"; side by side: {compare}" if compare else ""))
+    if arguments.explain:
+        print(f"{arguments.explain}: a sheet a frame")
 
 
 def _pack(arguments: argparse.Namespace, work: _Work) -> None:

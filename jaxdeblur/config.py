@@ -2,9 +2,12 @@
 
 seed
 model       name and the fields of its configuration that differ from the named variant
-objective   the fields of the paper's objective; teacher_checkpoint
-data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes), batch_size, frames,
-            crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits, window, augment
+initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from (CDVD-TSP)
+objective   the fields of the paper's objective; teacher_checkpoint (multi-task units)
+data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
+            "scenes", "sintel", "flying_chairs"), batch_size, frames, crop_px; scenes: fields of SceneConfig,
+            photographs, seeds; video_folder: root, splits, window, first_frames, augment; flow_pairs: root,
+            render_pass, held_out_scenes, crop_px, augment
 optimizer   learning_rates by loss group, schedule, Adam's constants, clip_norm
 training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
 evaluation  protocol, clips, frames (of rendered clips), motion
@@ -27,22 +30,34 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxdeblur.checkpoint import load_model
+from jaxdeblur.checkpoint import FOLDER, check_same_params, load_model
 from jaxdeblur.data.clips import WindowSpec
+from jaxdeblur.data.flow_pairs import (
+    FlowPair,
+    flow_pair_batches,
+    hold_out_scenes,
+    index_flying_chairs,
+    index_sintel,
+    read_flow_pair,
+)
 from jaxdeblur.data.pipeline import video_folder_batches
 from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_batch
-from jaxdeblur.data.transforms import MTU_AUGMENTATION, to_float_batch
+from jaxdeblur.data.transforms import FLIPS, MTU_AUGMENTATION, QUARTER_TURNS_AND_FLIPS, to_float_batch
 from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
 from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
+from jaxdeblur.evaluation.flow import FlowEvaluation, FlowScene, FlowTruth
 from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop import from_torch
 from jaxdeblur.interop.files import load_torch_file
-from jaxdeblur.models import create_model
+from jaxdeblur.models import create_model, is_flow_network
+from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 from jaxdeblur.objectives import Objective
+from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
+from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.sharding import AXIS, shard_batch
 from jaxdeblur.types import Array, Batch, PyTree
@@ -52,7 +67,16 @@ logger = logging.getLogger(__name__)
 _FREE_TRAINING_FIELDS = ("steps", "log_every", "checkpoint_every", "evaluate_every")
 """What may change when a run goes on: how long it is and how often it reports, not what it is."""
 
-SOURCES = ("auto", "scenes", "video_folder")
+CLIP_SOURCES = ("auto", "scenes", "video_folder")
+PAIR_SOURCES = ("scenes", "sintel", "flying_chairs")
+AUGMENTATIONS = {
+    "none": None,
+    "mtu": MTU_AUGMENTATION,
+    "flips": FLIPS,
+    "quarter_turns_and_flips": QUARTER_TURNS_AND_FLIPS,
+}
+FLOW_NETWORKS = {"pwcnet": "pwcnet_cdvd", "flownet2": "flownet2"}
+"""Names, for create_model, of the flow networks inside CDVD-TSP."""
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -63,8 +87,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     data = config.data
-    if data.source not in SOURCES:
-        raise ValueError(f"data.source is {data.source!r}; expected one of {', '.join(SOURCES)}")
+    sources = PAIR_SOURCES if "flow_pairs" in data else CLIP_SOURCES
+    if data.source not in sources:
+        raise ValueError(f"data.source is {data.source!r}; expected one of {', '.join(sources)}")
     counts = {f"training.{field}": config.training[field] for field in (*_FREE_TRAINING_FIELDS, "microbatches")}
     if low := [f"{name} is {value}" for name, value in {**counts, "data.frames": data.frames}.items() if value < 1]:
         raise ValueError(f"{', '.join(low)}; expected at least 1")
@@ -88,10 +113,12 @@ def build_model(config: ConfigDict) -> Any:
 
 def build_objective(config: ConfigDict, model: Any) -> Objective:
     options = config.objective.to_dict()
-    options.pop("teacher_checkpoint")
-    if not isinstance(model, MultiTaskUnits):
-        raise ValueError(f"model.name {config.model.name!r} is no deblurring network; nothing trains it")
-    return MultiTaskUnitObjective(model, updates_per_batch=config.data.frames, **options)
+    if isinstance(model, MultiTaskUnits):
+        options.pop("teacher_checkpoint")
+        return MultiTaskUnitObjective(model, updates_per_batch=config.data.frames, **options)
+    if isinstance(model, CDVDTSP):
+        return CDVDTSPObjective(model, **options)
+    return OpticalFlowObjective(model, **options)
 
 
 def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, optax.GradientTransformation]:
@@ -135,6 +162,8 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
 
     `objective.teacher_checkpoint` is an official file (.pth, .pytorch) or a checkpoint of ours.
     """
+    if "teacher_checkpoint" not in config.objective:
+        return {}
     path = config.objective.teacher_checkpoint
     if not path:
         if config.objective.motion_loss and config.data.source != "scenes":
@@ -155,8 +184,44 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
 
 
 def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
-    """Parameters a run starts from, given the initialised ones."""
-    return params
+    """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`.
+
+    initial.flow_checkpoint is an official file or a checkpoint of ours; without one, the run in initial.flow_workdir is
+    taken if there is one; otherwise a warning says that the flow network starts from nothing.
+    """
+    if not isinstance(model, CDVDTSP) or "flow_net" not in params:
+        return params
+    name, options = FLOW_NETWORKS[model.config.flow], config.initial
+    if options.flow_checkpoint:
+        path = options.flow_checkpoint
+    elif (Path(options.flow_workdir) / FOLDER).is_dir():
+        path = options.flow_workdir
+    else:
+        logger.warning(
+            "THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and will hardly learn to align frames. Give official weights "
+            "(--config.initial.flow_checkpoint=FILE), or train it first: python train.py --config=configs/pwcnet.py "
+            "--workdir=%s",
+            options.flow_workdir,
+        )
+        return params
+    if Path(path).is_dir():
+        network, variables = load_model(path)
+        if type(network) is not type(create_model(name)):
+            raise ValueError(f"{path} is a {type(network).__name__}; expected a {name} for the flow network")
+    else:
+        variables = from_torch(name, load_torch_file(path))
+    check_same_params(params["flow_net"], variables["params"], path)
+    logger.info("the flow network starts from %s", path)
+    return {**params, "flow_net": variables["params"]}
+
+
+def flow_pairs(config: ConfigDict, *, held_out: bool) -> list[FlowPair]:
+    """Pairs with true flow to train on, or those set aside."""
+    options = config.data.flow_pairs
+    if config.data.source == "flying_chairs":
+        return index_flying_chairs(options.root, split="validation" if held_out else "train")
+    index = index_sintel(options.root, render_pass=options.render_pass)
+    return hold_out_scenes(index, options.held_out_scenes)[1 if held_out else 0]
 
 
 def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Callable[[int], Iterator[Batch]]:
@@ -183,9 +248,27 @@ def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Ca
 
         return scenes
 
+    if config.data.source in PAIR_SOURCES:
+        pairs, options = flow_pairs(config, held_out=False), config.data.flow_pairs
+
+        def pair_batches(first: int) -> Iterator[Batch]:
+            batches = flow_pair_batches(
+                pairs,
+                batch_size=config.data.batch_size,
+                crop_px=tuple(options.crop_px),
+                seed=config.seed,
+                augment=AUGMENTATIONS[options.augment],
+                first_batch=first,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            return (shard_batch(batch, mesh) for batch in batches)
+
+        return pair_batches
+
     data, folder = config.data, config.data.video_folder
     index = index_video_folder(folder.root, folder.train_split)
-    augmentation = MTU_AUGMENTATION if folder.augment else None
+    augmentation = AUGMENTATIONS[folder.augment]
     window = WindowSpec(data.frames, past, future, folder.window, folder.get("first_frames"))
 
     def to_float(batch_u8: dict[str, Array], number: int | jax.Array) -> Batch:
@@ -217,9 +300,13 @@ def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Ca
     return video_folder
 
 
-def build_evaluation(config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str) -> DeblurringEvaluation:
+def build_evaluation(
+    config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str
+) -> DeblurringEvaluation | FlowEvaluation:
     """Scores on data that training has not seen; held_out is "validation" or "test"."""
     options = config.evaluation
+    if is_flow_network(model):
+        return FlowEvaluation(model, flow_scenes(config, mesh, held_out=held_out))
     return DeblurringEvaluation(
         model,
         evaluation_clips(config, mesh, held_out=held_out),
@@ -235,25 +322,55 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
     evaluation.clips limits how many; 0 takes all of a video folder's split. evaluation.frames is the length of rendered
     ones.
     """
-    count = config.evaluation.clips
     if config.data.source == "video_folder":
         folder = config.data.video_folder
         index = index_video_folder(folder.root, folder[f"{held_out}_split"])
-        return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in index[: count or None]]
+        count = config.evaluation.clips or None
+        return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in index[:count]]
+    clips: list[EvaluationClip] = []
+    for name, clip in _held_out_scenes(config, mesh, held_out=held_out):
+        pair = [np.rint(255 * clip[side]).astype(np.uint8) for side in ("blurred", "sharp")]
+        clips.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
+    return clips
+
+
+def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowScene]:
+    """Pairs with true flow, by scene. evaluation.clips limits the number of scenes; 0 takes all there are."""
+    count = config.evaluation.clips
+    if config.data.source != "scenes":
+        by_scene: dict[str, list[FlowPair]] = {}
+        for pair in flow_pairs(config, held_out=True):
+            by_scene.setdefault(pair.scene, []).append(pair)
+
+        def read(pairs: list[FlowPair]) -> Iterator[FlowTruth]:
+            return (FlowTruth(**read_flow_pair(pair)) for pair in pairs)
+
+        names = list(by_scene)[: count or None]
+        return [FlowScene(name, functools.partial(read, by_scene[name])) for name in names]
+    scenes: list[FlowScene] = []
+    for name, clip in _held_out_scenes(config, mesh, held_out=held_out):
+        images = np.rint(255 * clip[config.objective.images]).astype(np.uint8)
+        pairs = [
+            FlowTruth(images[t], images[t + 1], clip["flow_cur_to_next"][t], clip["valid_cur_to_next"][t])
+            for t in range(len(images) - 1)
+        ]
+        scenes.append(FlowScene(name, functools.partial(iter, pairs)))
+    return scenes
+
+
+def _held_out_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Name and arrays of every rendered clip."""
+    count = config.evaluation.clips
     if count < 1:
         raise ValueError(f"evaluation.clips is {count}; rendered scenes have no end, so say how many: 1 or more")
     render = _scene_renderer(config, mesh, frames=config.evaluation.frames, past=0, future=0)
     seed = config.data.scenes[f"{held_out}_seed"]
     if seed == config.seed:
         raise ValueError(f"data.scenes.{held_out}_seed is {seed}, as is the training's seed; choose another")
-    clips: list[EvaluationClip] = []
     for first in range(0, count, config.data.batch_size):
         batch = multihost_utils.process_allgather(render(seed, first), tiled=True)
-        blurred_u8, sharp_u8 = (np.rint(255 * batch[side]).astype(np.uint8) for side in ("blurred", "sharp"))
-        for offset, pair in enumerate(zip(blurred_u8, sharp_u8, strict=True)):
-            name = f"{held_out}_{first + offset:03d}"
-            clips.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
-    return clips[:count]
+        for offset in range(min(config.data.batch_size, count - first)):
+            yield f"{held_out}_{first + offset:03d}", {name: values[offset] for name, values in batch.items()}
 
 
 def _scene_renderer(

@@ -23,5 +23,8 @@ class IdentityModel(nn.Module):
     def start(self, window):
         return jnp.zeros_like(window[:, 0])
 
+    def explain(self, carry, window):
+        return {"blurred": window[:, self.past_frames], "carried on": carry}
+
     def step(self, carry, window):
         return carry, Outputs(window[:, self.past_frames] + self.lift)

@@ -64,6 +64,15 @@ def test_compare_writes_a_second_video(tmp_path, video, checkpoint, option, name
     assert sorted(os.listdir(tmp_path)) == sorted(["in.mp4", "out.mp4", name])
 
 
+def test_explain_writes_a_sheet_a_frame(tmp_path, video, checkpoint, capsys):
+    sheets = tmp_path / "sheets"
+    command = ["deblur", str(video), str(tmp_path / "out.mp4"), "--checkpoint=best", f"--explain={sheets}"]
+    assert cli.main(command) == 0
+    assert f"{sheets}: a sheet a frame" in capsys.readouterr().out
+    assert sorted(os.listdir(sheets)) == [f"frame_{number:06d}.png" for number in range(6)]
+    assert "is not an empty folder" in fails(capsys, 2, *command)
+
+
 def test_deblurs_a_folder(tmp_path, checkpoint, capsys):
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()

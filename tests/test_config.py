@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 import jaxdeblur.config as parts
+from jaxdeblur.checkpoint import save_model
 from jaxdeblur.models import MODELS, create_model, example_inputs
+from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
+from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
+from jaxdeblur.training.optimizers import make_schedule
 from jaxdeblur.training.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
 
 
-def load(variant):
-    spec = importlib.util.spec_from_file_location("mtu", ROOT / "configs" / "mtu.py")
+def load(variant, file="mtu"):
+    spec = importlib.util.spec_from_file_location(file, ROOT / "configs" / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant)
@@ -36,6 +40,9 @@ def count(model):
         ("mtu10", 5_044_004),
         ("mtu10l", 13_825_902),
         ("liteflownet", 5_381_969),
+        ("cdvd_tsp", 16_187_045),
+        ("pwcnet", 9_374_274),
+        ("flownet2", 162_518_834),
     ],
 )
 def test_every_model_has_the_papers_parameters(name, parameters):
@@ -55,6 +62,39 @@ def test_every_variant_builds(variant):
         assert (
             config.data.batch_size * config.data.frames * (config.training.steps // config.data.frames) == 8 * 1_300_000
         )
+
+
+@pytest.mark.parametrize("variant", ["", "dvd", "gopro", "scenes", "smoke"])
+def test_every_variant_of_cdvd_builds(variant):
+    config = parts.resolve(load(variant, "cdvd"))
+    objective = parts.build_objective(config, parts.build_model(config))
+    assert isinstance(objective, CDVDTSPObjective)
+    assert set(parts.build_optimizers(config, objective)) == {"total"}
+    assert parts.load_frozen(config) == {}
+    if variant != "smoke":
+        assert count(objective.model) == 16_187_045
+        schedule = make_schedule(
+            config.optimizer.learning_rates.flow,
+            **{field: config.optimizer[field] for field in ("boundaries", "factor")},
+            kind=config.optimizer.schedule,
+            steps=config.training.steps,
+        )
+        epochs = (0, 199.9, 200.1, 399.9, 400.1)
+        rates = [float(schedule(int(683 * epoch))) for epoch in epochs]
+        np.testing.assert_allclose(rates, [1e-6, 1e-6, 5e-7, 5e-7, 2.5e-7], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "source"), [("", "scenes"), ("chairs", "flying_chairs"), ("sintel", "sintel"), ("smoke", "scenes")]
+)
+def test_every_variant_of_pwcnet_builds(variant, source):
+    config = parts.resolve(load(variant, "pwcnet"))
+    assert config.data.source == source
+    objective = parts.build_objective(config, parts.build_model(config))
+    assert isinstance(objective, OpticalFlowObjective)
+    assert set(parts.build_optimizers(config, objective)) == {"total"}
+    if variant != "smoke":
+        assert count(objective.model) == 9_374_274
 
 
 def test_an_unknown_variant_lists_the_known():
@@ -108,8 +148,52 @@ def test_values_out_of_range_are_refused(field, value, message):
 def test_a_network_that_nothing_trains_is_refused():
     config = parts.resolve(load("smoke"))
     config.model.name = "liteflownet"
-    with pytest.raises(ValueError, match="'liteflownet' is no deblurring network"):
+    config.objective = {}
+    with pytest.raises(ValueError, match=r"LiteFlowNet gives no flow by levels.*train one of pwcnet"):
         parts.build_objective(config, create_model("liteflownet"))
+
+
+def filled(model, value):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"]
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, value, np.float32), shapes)
+
+
+def test_the_flow_network_starts_from_a_checkpoint_or_says_that_it_does_not(tmp_path, caplog):
+    config = parts.resolve(load("smoke", "cdvd"))
+    config.initial.flow_workdir = str(tmp_path / "none")
+    model = parts.build_model(config)
+    params = filled(model, 1.0)
+    with caplog.at_level(logging.WARNING):
+        assert parts.initial_params(config, model, params) is params
+    assert "RANDOM WEIGHTS" in caplog.text
+    assert "--config.initial.flow_checkpoint=FILE" in caplog.text
+    assert "--config=configs/pwcnet.py --workdir=" in caplog.text
+
+    flow_net = create_model("pwcnet_cdvd", width=config.model.flow_width)
+    options = {"name": "pwcnet_cdvd", "options": {"width": config.model.flow_width}}
+    save_model(tmp_path / "flow", **options, variables={"params": filled(flow_net, 2.0)})
+    config.initial.flow_checkpoint = str(tmp_path / "flow")
+    started = parts.initial_params(config, model, params)
+    assert {float(np.max(leaf)) for leaf in jax.tree.leaves(started["flow_net"])} == {2.0}
+    assert started["restoration"] is params["restoration"]
+
+    wider = create_model("pwcnet_cdvd", width=0.25)
+    save_model(
+        tmp_path / "wider", name="pwcnet_cdvd", options={"width": 0.25}, variables={"params": filled(wider, 2.0)}
+    )
+    config.initial.flow_checkpoint = str(tmp_path / "wider")
+    with pytest.raises(ValueError, match=r"wider does not fit: context/conv_1/bias is \(32,\), not \(16,\)"):
+        parts.initial_params(config, model, params)
+    mtu = create_model("mtu1", channels=2, residual_blocks=0)
+    save_model(
+        tmp_path / "mtu",
+        name="mtu1",
+        options={"channels": 2, "residual_blocks": 0},
+        variables={"params": filled(mtu, 0)},
+    )
+    config.initial.flow_checkpoint = str(tmp_path / "mtu")
+    with pytest.raises(ValueError, match="mtu is a MultiTaskUnits; expected a pwcnet_cdvd for the flow network"):
+        parts.initial_params(config, model, params)
 
 
 def test_held_out_scenes_are_not_the_training_scenes():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from jaxdeblur.interop import lite_flow_net, multi_task_unit
+from jaxdeblur.interop import cdvd_tsp, flownet2, lite_flow_net, multi_task_unit, pwc_net
 from jaxdeblur.interop.layout import Table, find_faults, to_variables
 from jaxdeblur.types import Variables
 
@@ -16,6 +16,13 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "mtu10": partial(multi_task_unit.table, units=10, channels=26, blocks=8),
     "mtu10l": partial(multi_task_unit.table, units=10, channels=48, blocks=6),
     "liteflownet": lite_flow_net.table,
+    "cdvd_tsp": cdvd_tsp.table,
+    "pwcnet": partial(pwc_net.table, otherwise="nvlabs"),
+    "pwcnet_cdvd": pwc_net.table,
+    "flownet2": flownet2.flownet2_table,
+    "flownet2c": flownet2.flownet_c_table,
+    "flownet2s": flownet2.flownet_s_table,
+    "flownet2sd": flownet2.flownet_sd_table,
 }
 
 

@@ -17,9 +17,12 @@ from jaxdeblur.types import Variables
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One row of a table: where an official tensor goes, how it gets there, and the shape it must have."""
+    """One row of a table: where an official tensor goes, how it gets there, and the shape it must have.
 
-    path: tuple[str, ...]
+    With None for a path it goes nowhere: files hold it, no one uses it.
+    """
+
+    path: tuple[str, ...] | None
     convert: Callable[[np.ndarray], np.ndarray]
     official_shape: tuple[int, ...]
 
@@ -67,6 +70,11 @@ def _rows(name: str, path: Iterable[str], convert: Callable, weight_shape: tuple
     }
 
 
+def unused_rows(rows: Table) -> Table:
+    """The same tensors, for a layer that files hold and no one uses."""
+    return {name: dataclasses.replace(tensor, path=None) for name, tensor in rows.items()}
+
+
 def find_faults(table: Table, state_dict: Mapping[str, Any]) -> list[str]:
     """What keeps these weights from being the table's: lines for missing, unexpected, wrong-shaped names."""
     missing = [name for name in table if name not in state_dict]
@@ -86,6 +94,8 @@ def to_variables(table: Table, state_dict: Mapping[str, Any]) -> Variables:
     """The Flax variables, float32, of weights in which `find_faults` found none."""
     params: dict[str, Any] = {}
     for name, tensor in table.items():
+        if tensor.path is None:
+            continue
         *parents, leaf = tensor.path
         node = params
         for parent in parents:

@@ -31,6 +31,7 @@ from jax.nn.initializers import Initializer, normal, variance_scaling
 from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
+from jaxdeblur.ops.flow import flow_to_colour
 from jaxdeblur.ops.warp import warp_blocks
 from jaxdeblur.types import BeyondEnds, Clip, CostVolume, Displacement, Features, Image
 
@@ -276,6 +277,21 @@ class MultiTaskUnits(nn.Module):
             restored=restored if train else jnp.clip(restored, 0.0, 1.0),
         )
         return jax.lax.stop_gradient(handed_on), outputs
+
+    def explain(self, carry: MultiTaskUnitCarry, window: Clip) -> dict[str, Image]:
+        """Pictures of how a frame comes about, (B, H, W, 3) in [0, 1] by name: the motion found (colour wheel), the
+        frame before moved by it, the result."""
+        _, outputs = self.step(carry, window)
+        displacement = outputs.displacement_cur_to_prev
+        flow = QUARTER * displacement.astype(jnp.float32)
+        blurred = window[:, 2]
+        previous = jnp.where(carry.seen, carry.restored, blurred)
+        return {
+            "blurred": blurred,
+            "motion to previous": flow_to_colour(jnp.repeat(jnp.repeat(flow, QUARTER, axis=1), QUARTER, axis=2)),
+            "previous moved": warp_blocks(previous, displacement, block=QUARTER),
+            "restored": outputs.restored,
+        }
 
     def __call__(self, clip: Clip) -> Clip:
         """Restores whole clips, (B, T, H, W, 3) -> the same, by a scan over `step`; not clamped.

@@ -50,6 +50,39 @@ def local_cost_volume(features_1: Features, features_0: Features, *, radius: int
     )
 
 
+def strided_cost_volume(features_1: Features, features_0: Features, *, radius: int, stride: int) -> CostVolume:
+    """Similarity of every position of frame 1 with positions in frame 0 that lie whole strides away.
+
+    cost[y, x, k] = sum over channels of features_1[y, x] * features_0[y + stride dy, x + stride dx],
+    k = (dy + radius) (2 radius + 1) + (dx + radius); zero where that position lies outside frame 0.
+    Positions that differ by whole strides only meet each other, so each of the stride^2 classes of positions is a
+    frame of its own, with an ordinary local cost volume.
+
+    Args:
+        features_1, features_0: (B, H, W, C), equal shapes and dtypes; any size.
+        radius: largest |dx| and |dy|, in strides.
+        stride: whole pixels of this grid.
+    Returns:
+        (B, H, W, (2 radius + 1)^2) in the features' dtype, without any scaling; products are accumulated in at least
+        float32.
+    """
+    if features_1.shape != features_0.shape:
+        raise ValueError(f"features_1 {features_1.shape} and features_0 {features_0.shape} must have one shape")
+    if stride < 1:
+        raise ValueError(f"stride is {stride}; expected 1 or more")
+    batch, height, width, channels = features_1.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+
+    def by_class(features: Features) -> Features:
+        beyond = ((0, 0), (0, rows * stride - height), (0, columns * stride - width), (0, 0))
+        cells = jnp.pad(features, beyond).reshape(batch, rows, stride, columns, stride, channels)
+        return cells.transpose(2, 4, 0, 1, 3, 5).reshape(stride * stride * batch, rows, columns, channels)
+
+    cost = local_cost_volume(by_class(features_1), by_class(features_0), radius=radius, similarity="dot")
+    cost = cost.reshape(stride, stride, batch, rows, columns, -1).transpose(2, 3, 0, 4, 1, 5)
+    return cost.reshape(batch, rows * stride, columns * stride, -1)[:, :height, :width]
+
+
 def normalize_channels(features: Features) -> Features:
     """Brings each spatial vector to unit L2 length; vectors shorter than 1e-12 become zero, with a zero gradient."""
     vectors = jnp.asarray(features, jnp.float32)  # in float16 the scale of a short vector would overflow

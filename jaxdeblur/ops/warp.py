@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from jaxdeblur.ops.resample import sample_bilinear
-from jaxdeblur.types import Border, Displacement, Features, Flow, Image, Mask
+from jaxdeblur.types import Array, Border, Displacement, Features, Flow, Image, Mask
 
 
 def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[Image, Mask]:
@@ -26,10 +27,36 @@ def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[I
             f"flow_1to0 has leading axes, height, width {flow_1to0.shape[:-1]} but image_0 has {image_0.shape[:-1]}; "
             "resize the flow with resize_flow first"
         )
+    return sample_bilinear(image_0, *_positions(flow_1to0), border=border)
+
+
+def inside_weight(flow_1to0: Flow) -> Float[Array, "... _h _w"]:
+    """The share of a warped pixel's bilinear weights that falls on taps inside the frame.
+
+    w = o(x + u) o(y + v), o(t) = clip(1 - max(0, -t, t - (N - 1)), 0, 1) with N the width or height: what warp_backward
+    makes of an image of ones with border "zeros", but exactly 1 wherever the position lies inside.
+
+    Args:
+        flow_1to0: (..., H, W, 2) in pixels at this resolution; NaN reads as outside.
+    Returns:
+        (..., H, W) float32 in [0, 1]. Carries no gradient.
+    """
+
+    def inside(position: jax.Array, size: int) -> jax.Array:
+        beyond = jnp.maximum(-position, position - (size - 1))
+        return jnp.where(jnp.isnan(position), 0.0, jnp.clip(1 - beyond, 0.0, 1.0))
+
+    height, width = flow_1to0.shape[-3:-1]
+    x, y = _positions(flow_1to0)
+    return jax.lax.stop_gradient(inside(x, width) * inside(y, height))
+
+
+def _positions(flow_1to0: Flow) -> tuple[jax.Array, jax.Array]:
+    """Where each pixel's vector points, in columns and in rows, (..., H, W) each; float32."""
     flow = jnp.asarray(flow_1to0, jnp.float32)
-    columns = jax.lax.broadcasted_iota(jnp.float32, (*flow.shape[:-1],), flow.ndim - 2)
-    rows = jax.lax.broadcasted_iota(jnp.float32, (*flow.shape[:-1],), flow.ndim - 3)
-    return sample_bilinear(image_0, columns + flow[..., 0], rows + flow[..., 1], border=border)
+    columns = jax.lax.broadcasted_iota(jnp.float32, flow.shape[:-1], flow.ndim - 2)
+    rows = jax.lax.broadcasted_iota(jnp.float32, flow.shape[:-1], flow.ndim - 3)
+    return columns + flow[..., 0], rows + flow[..., 1]
 
 
 def warp_blocks(features_0: Features, displacement_1to0: Displacement, *, block: int) -> Features:

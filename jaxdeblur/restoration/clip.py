@@ -14,6 +14,8 @@ import numpy as np
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
 from jaxdeblur.types import Array, BeyondEnds, PyTree, Variables
 
+Explain = Callable[[int, dict[str, np.ndarray]], None]
+
 # Results waiting on the device while the next step is prepared: enough to keep it busy, few enough to forget.
 _FRAMES_IN_FLIGHT = 2
 
@@ -24,6 +26,7 @@ def restore(
     variables: Variables,
     *,
     progress: Callable[[int], None] | None = None,
+    explain: Explain | None = None,
 ) -> Any:
     """Deblurs a clip frame by frame, the model's memory carried from each frame to the next.
 
@@ -37,6 +40,8 @@ def restore(
         model: a deblurring model of this package (`create_model`); `jaxdeblur.models` says what it must have.
         variables: its Flax variables.
         progress: called with the number of frames restored so far.
+        explain: called with the number of each frame, from 0, and the model's pictures of how it came about, uint8
+            (H, W, 3) by name.
 
     Returns:
         An array for an array, of the same shape and type (NumPy for NumPy); otherwise an iterator of NumPy
@@ -51,8 +56,10 @@ def restore(
         raise ValueError(
             f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
         )
+    if explain is not None and not hasattr(model, "explain"):
+        raise ValueError(f"{type(model).__name__} has no pictures to explain its frames with")
     if not isinstance(frames, jax.Array | np.ndarray):
-        return _restore_stream(iter(frames), model, variables, progress)
+        return _restore_stream(iter(frames), model, variables, progress, explain)
     if frames.ndim != 4:
         raise ValueError(
             f"frames has shape {frames.shape}; expected (time, height, width, 3); give a single frame as frame[None]"
@@ -61,7 +68,7 @@ def restore(
         return frames
     clip = np.asarray(frames)
     restored = np.empty_like(clip)
-    for index, frame in enumerate(_restore_stream(iter(clip), model, variables, progress)):
+    for index, frame in enumerate(_restore_stream(iter(clip), model, variables, progress, explain)):
         restored[index] = frame
     return jnp.asarray(restored) if isinstance(frames, jax.Array) else restored
 
@@ -71,6 +78,7 @@ def _restore_stream(
     model: Any,  # the contract is restore's
     variables: Variables,
     progress: Callable[[int], None] | None,
+    explain: Explain | None,
 ) -> Iterator[np.ndarray]:
     first = next(frames, None)
     if first is None:
@@ -78,12 +86,15 @@ def _restore_stream(
     dtype = np.asarray(first).dtype
     variables = jax.tree.map(jnp.asarray, variables)
     carry: PyTree = None
-    waiting: collections.deque[jax.Array] = collections.deque()
+    waiting: collections.deque[tuple[jax.Array, dict[str, jax.Array]]] = collections.deque()
     done = 0
 
     def finish_one() -> np.ndarray:
         nonlocal done
-        restored = np.asarray(waiting.popleft()).astype(dtype, copy=False)
+        on_device, pictures = waiting.popleft()
+        restored = np.asarray(on_device).astype(dtype, copy=False)
+        if explain is not None:
+            explain(done, {name: np.asarray(picture) for name, picture in pictures.items()})
         done += 1
         if progress is not None:
             progress(done)
@@ -94,8 +105,9 @@ def _restore_stream(
         if carry is None:
             # The step gives its carry's memory away, hence a copy: a model may hand out one array twice.
             carry = jax.tree.map(jnp.copy, _start(model, variables, window))
+        pictures = {} if explain is None else _pictures(model, variables, carry, window)
         carry, restored = _step(model, variables, carry, window)
-        waiting.append(restored)
+        waiting.append((restored, pictures))
         if len(waiting) > _FRAMES_IN_FLIGHT:
             yield finish_one()
     while waiting:
@@ -117,6 +129,13 @@ def _step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Arr
 @functools.partial(jax.jit, static_argnames=("model",))
 def _start(model: Any, variables: Variables, window: tuple[jax.Array, ...]) -> PyTree:
     return model.apply(variables, _to_model(model, window)[0], method="start")
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _pictures(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+    padded, size = _to_model(model, window)
+    pictures = model.apply(variables, carry, padded, method="explain")
+    return jax.tree.map(lambda x: jnp.rint(255 * jnp.clip(unpad(x, size)[0], 0, 1)).astype(jnp.uint8), pictures)
 
 
 def _to_model(model: Any, window: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[int, int]]:

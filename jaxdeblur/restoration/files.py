@@ -23,7 +23,8 @@ from jaxdeblur.data.video_io import (
     refuse_same_file,
     write_video,
 )
-from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.clip import Explain, restore
+from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.types import Variables
 
 Progress = Callable[[int, int | None], None]
@@ -43,6 +44,7 @@ def deblur_video(
     variables: Variables,
     *,
     compare: StrPath | None = None,
+    explain: StrPath | None = None,
     crf: int = CRF,
     progress: Progress | None = None,
 ) -> int:
@@ -54,6 +56,7 @@ def deblur_video(
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a second, silent video, blurred on the left, restored on the right.
+        explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
         crf: x264's constant quality, 0 (lossless) to 51.
         progress: called after every frame.
 
@@ -79,7 +82,8 @@ def deblur_video(
                 yield frame.rgb
 
         done = 0
-        for restored in restore(blurred(), model, variables):
+        write_sheet = _open_explanation(stack, explain)
+        for restored in restore(blurred(), model, variables, explain=write_sheet):
             frame = waiting.popleft()
             writer.write(dataclasses.replace(frame, rgb=restored))
             if comparison is not None:
@@ -97,6 +101,7 @@ def deblur_folder(
     variables: Variables,
     *,
     compare: StrPath | None = None,
+    explain: StrPath | None = None,
     crf: int = CRF,
     progress: Progress | None = None,
 ) -> int:
@@ -112,6 +117,7 @@ def deblur_folder(
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a video at 24 frames a second, blurred on the left, restored on the right.
+        explain: as for deblur_video.
         crf: x264's constant quality of that video.
         progress: called after every frame.
 
@@ -125,8 +131,7 @@ def deblur_folder(
     """
     source, target = Path(source), Path(target)
     paths = list_images(source)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target}: exists and is not an empty folder; name a new folder")
+    _refuse_used_folder(target)
     waiting: collections.deque[tuple[str, ImageFile]] = collections.deque()
 
     def blurred() -> Iterator[np.ndarray]:
@@ -146,7 +151,8 @@ def deblur_folder(
         partial = stack.enter_context(_replacing_folder(target))
         comparison: VideoWriter | None = None
         done = 0
-        for restored in restore(blurred(), model, variables):
+        write_sheet = _open_explanation(stack, explain)
+        for restored in restore(blurred(), model, variables, explain=write_sheet):
             name, image = waiting.popleft()
             if compare is not None and comparison is None:
                 form = VideoFormat(
@@ -198,6 +204,23 @@ def _open_comparison(
         return None
     wide = dataclasses.replace(form, width=2 * form.width + _DIVIDER_PX, matrix=form.matrix_name)
     return stack.enter_context(write_video(path, wide, crf=crf))
+
+
+def _open_explanation(stack: contextlib.ExitStack, folder: StrPath | None) -> Explain | None:
+    if folder is None:
+        return None
+    _refuse_used_folder(Path(folder))
+    partial = stack.enter_context(_replacing_folder(Path(folder)))
+
+    def write_sheet(number: int, pictures_u8: dict[str, np.ndarray]) -> None:
+        write_image(partial / f"frame_{number:06d}.png", ImageFile(contact_sheet(pictures_u8)))
+
+    return write_sheet
+
+
+def _refuse_used_folder(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new folder")
 
 
 def _refuse_overlap(source: StrPath, target: StrPath, compare: StrPath | None) -> None:

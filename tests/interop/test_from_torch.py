@@ -7,13 +7,17 @@ from parity import load_case, seeded_state_dict
 from jaxdeblur.interop import TABLES, from_torch
 from jaxdeblur.interop.layout import conv, conv_transpose
 from jaxdeblur.layers.conv import Conv, ConvTranspose
-from jaxdeblur.models import MODELS, create_model
+from jaxdeblur.models import MODELS, create_model, example_inputs
 
 GOLDEN = {
     "liteflownet": ("liteflownet", "case_a"),
     "mtu1": ("rt_mtu1", "case_a"),
     "mtu2": ("rt_mtu2", "case_a"),
     "mtu10l": ("rt_mtu10l", "case_a"),
+    "cdvd_tsp": ("cdvd_tsp", "case_a"),
+    "pwcnet": ("pwcnet", "case_a"),
+    "pwcnet_cdvd": ("pwcnet", "case_b"),
+    "flownet2": ("flownet2", "case_a"),
 }
 # Of the released networks: all parameters, and how many of them are layers for training only.
 PARAMETERS = {
@@ -23,6 +27,13 @@ PARAMETERS = {
     "mtu4": (2_040_050, 4_221),
     "mtu10": (5_044_004, 12_663),
     "mtu10l": (13_825_902, 23_355),
+    "cdvd_tsp": (16_187_045, 0),
+    "pwcnet": (9_374_274, 0),
+    "pwcnet_cdvd": (9_374_274, 0),
+    "flownet2": (162_518_834, 0),
+    "flownet2c": (39_175_298, 0),
+    "flownet2s": (38_676_506, 0),
+    "flownet2sd": (45_371_666, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."
@@ -54,9 +65,7 @@ def test_every_table_is_a_model_and_counted():
 def test_variables_are_those_of_the_model(name):
     variables = from_torch(name, official(name))
     model = create_model(name)
-    image = jnp.zeros((1, 32, 32, 3))
-    inputs = (image, image) if name == "liteflownet" else (image[None],)
-    expected = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    expected = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
     assert shapes(variables) == shapes(expected)
     leaves = jax.tree.leaves(variables)
     assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in leaves)

@@ -10,22 +10,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdeblur.ops import correlation
-from jaxdeblur.ops.correlation import best_displacement, local_cost_volume, normalize_channels
+from jaxdeblur.ops.correlation import (
+    best_displacement,
+    local_cost_volume,
+    normalize_channels,
+    strided_cost_volume,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def cost_oracle(features_1, features_0, radius):
-    batch, height, width, _ = features_1.shape
+def matches(height, width, radius, stride=1):
+    """(y, x, k, y there, x there) of every pair of positions inside both frames."""
     side = 2 * radius + 1
-    cost = np.zeros((batch, height, width, side * side))
-    for b, y, x in np.ndindex(batch, height, width):
-        for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
-                if 0 <= y + dy < height and 0 <= x + dx < width:
-                    k = (dy + radius) * side + (dx + radius)
-                    cost[b, y, x, k] = np.dot(features_1[b, y, x], features_0[b, y + dy, x + dx])
+    for y, x, row, column in np.ndindex(height, width, side, side):
+        there = y + stride * (row - radius), x + stride * (column - radius)
+        if 0 <= there[0] < height and 0 <= there[1] < width:
+            yield y, x, row * side + column, *there
+
+
+def cost_oracle(features_1, features_0, radius, stride=1):
+    batch, height, width, _ = features_1.shape
+    cost = np.zeros((batch, height, width, (2 * radius + 1) ** 2))
+    for b in range(batch):
+        for y, x, k, y_0, x_0 in matches(height, width, radius, stride):
+            cost[b, y, x, k] = np.dot(features_1[b, y, x], features_0[b, y_0, x_0])
     return cost
+
+
+def cost_gradient_oracle(features_1, features_0, cotangent, radius, stride):
+    """Of the sum of cost times cotangent, to both features."""
+    to_1, to_0 = np.zeros(features_1.shape), np.zeros(features_0.shape)
+    for b in range(len(features_1)):
+        for y, x, k, y_0, x_0 in matches(*features_1.shape[1:3], radius, stride):
+            to_1[b, y, x] += cotangent[b, y, x, k] * features_0[b, y_0, x_0]
+            to_0[b, y_0, x_0] += cotangent[b, y, x, k] * features_1[b, y, x]
+    return to_1, to_0
 
 
 def normalize_oracle(features):
@@ -139,6 +159,40 @@ def test_cost_volume_gradients(similarity):
     jax.test_util.check_grads(value, pair, order=1, modes=("fwd", "rev"), eps=1e-2, atol=5e-3, rtol=5e-3)
 
 
+strided = jax.jit(strided_cost_volume, static_argnames=("radius", "stride"))
+
+# Odd and even sizes, strides that do not divide them or exceed them, FlowNetC's reach.
+STRIDED_SHAPES = [(1, 1, 1, 2, 1, 2), (2, 4, 6, 3, 1, 2), (1, 7, 5, 3, 2, 3), (1, 2, 35, 2, 2, 4), (1, 5, 43, 2, 10, 2)]
+
+
+@pytest.mark.parametrize(("batch", "height", "width", "channels", "radius", "stride"), STRIDED_SHAPES)
+def test_strided_cost_volume_and_its_gradients_equal_the_oracle(batch, height, width, channels, radius, stride):
+    pair = random_pair(6, (batch, height, width, channels))
+    cost, vjp = jax.vjp(functools.partial(strided, radius=radius, stride=stride), *pair)
+    np.testing.assert_allclose(cost, cost_oracle(*pair, radius, stride), atol=2e-6)
+    cotangent = np.random.default_rng(7).standard_normal(cost.shape).astype(np.float32)
+    expected = cost_gradient_oracle(*pair, cotangent, radius, stride)
+    for gradient, expected_gradient in zip(vjp(cotangent), expected, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, atol=2e-5)
+
+
+def test_stride_one_is_the_local_cost_volume_and_jit_is_eager():
+    pair = random_pair(8)
+    local = cost_volume(*pair, radius=2, similarity="dot")
+    np.testing.assert_allclose(strided(*pair, radius=2, stride=1), local, atol=1e-6)
+    eager = strided_cost_volume(*pair, radius=2, stride=3)
+    np.testing.assert_allclose(strided(*pair, radius=2, stride=3), eager, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_strided_cost_volume_keeps_the_dtype(dtype):
+    one, zero = (jnp.asarray(features, dtype) for features in random_pair(9, (1, 3, 5, 4)))
+    cost = strided(one, zero, radius=1, stride=2)
+    assert cost.dtype == dtype
+    expected = cost_oracle(*(np.asarray(features, np.float64) for features in (one, zero)), 1, 2)
+    np.testing.assert_allclose(np.asarray(cost, np.float64), expected, rtol=2**-8, atol=1e-6)
+
+
 def test_vmap_is_a_loop():
     pairs = [random_pair(seed, (1, 3, 5, 2)) for seed in range(3)]
     ones, zeros = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
@@ -172,6 +226,12 @@ def test_errors():
         local_cost_volume(one, zero, radius=-1, similarity="dot")
     with pytest.raises(ValueError, match="similarity is 'l2'; expected one of dot, cosine"):
         inspect.unwrap(local_cost_volume)(one, zero, radius=1, similarity="l2")  # as without the type checker
+    with pytest.raises(ValueError, match=r"features_1 \(2, 4, 19, 3\) and features_0 \(2, 3, 19, 3\)"):
+        strided_cost_volume(one, zero[:, :3], radius=1, stride=2)
+    with pytest.raises(ValueError, match="radius is -1; expected 0 or more"):
+        strided_cost_volume(one, zero, radius=-1, stride=2)
+    with pytest.raises(ValueError, match="stride is 0; expected 1 or more"):
+        strided_cost_volume(one, zero, radius=1, stride=0)
     for channels in (8, 16):
         with pytest.raises(ValueError, match=rf"\(2 radius \+ 1\)\^2 channels, got {channels}"):
             best_displacement(np.zeros((1, 1, channels), np.float32))

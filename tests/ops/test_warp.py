@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdeblur.ops.resample import BORDERS
-from jaxdeblur.ops.warp import warp_backward, warp_blocks
+from jaxdeblur.ops.warp import inside_weight, warp_backward, warp_blocks
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -140,6 +140,55 @@ def test_sizes_that_differ_are_refused():
     image, flow = random_case(6)
     with pytest.raises(ValueError, match=r"width \(4, 6\) but image_0 has \(5, 6\); resize the flow with resize_flow"):
         warp_backward(image, flow[:4], border="zeros")
+
+
+# --- inside weight ---
+
+weigh = jax.jit(inside_weight)
+
+
+def inside_weight_oracle(flow_1to0):
+    height, width, _ = flow_1to0.shape
+    out = np.zeros((height, width))
+    for y, x in np.ndindex(height, width):
+        u, v = np.float32(flow_1to0[y, x])
+        at_x, at_y = float(np.float32(x) + u), float(np.float32(y) + v)
+        for row, column in np.ndindex(height, width):
+            out[y, x] += max(0, 1 - abs(at_x - column)) * max(0, 1 - abs(at_y - row))
+    return out
+
+
+@pytest.mark.parametrize("size", [(5, 6), (1, 4), (1, 1)])
+@given(seed=SEEDS)
+def test_inside_weight_is_the_sum_over_the_taps_inside(size, seed):
+    flow = np.random.default_rng(seed).uniform(-3, 3, (*size, 2)).astype(np.float32)
+    out = weigh(flow)
+    np.testing.assert_allclose(out, inside_weight_oracle(flow), atol=2e-6)
+    np.testing.assert_array_equal(out, inside_weight(flow))
+    ones = np.ones((*size, 1), np.float32)
+    np.testing.assert_allclose(out, warp(ones, flow, border="zeros")[0][..., 0], atol=2e-6)
+
+
+@given(seed=SEEDS)
+def test_inside_weight_is_exactly_one_inside(seed):
+    flow = np.random.default_rng(seed).uniform(0, 1, (5, 6, 2)).astype(np.float32)
+    np.testing.assert_array_equal(weigh(flow)[:-1, :-1], 1)
+    assert np.all(np.asarray(weigh(flow)[-1]) < 1)
+
+
+def test_inside_weight_of_what_is_far_or_not_a_number_is_zero():
+    flow = np.zeros((2, 6, 2), np.float32)
+    flow[0, :, 0] = flow[1, :, 1] = [np.nan, np.inf, -np.inf, 1e30, -1e30, 7.0]
+    np.testing.assert_array_equal(weigh(flow), 0)
+
+
+def test_inside_weight_is_float32_takes_leading_axes_and_has_no_gradient():
+    flows = np.stack([random_case(seed)[1] for seed in range(2)])
+    out = weigh(flows)
+    assert weigh(flows.astype(jnp.bfloat16)).dtype == out.dtype == jnp.float32
+    for one, flow in zip(out, flows):
+        np.testing.assert_array_equal(one, weigh(flow))
+    np.testing.assert_array_equal(jax.grad(lambda flow: weigh(flow).sum())(flows), 0)
 
 
 # --- blocks ---
