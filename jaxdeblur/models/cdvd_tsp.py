@@ -21,12 +21,13 @@ neighbour that is computed and never read.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import variance_scaling
+from jax.nn.initializers import Initializer, variance_scaling
 
 from jaxdeblur.flow_nets.flownet2 import FlowNet2
 from jaxdeblur.flow_nets.flownet_s import FlowNetConfig
@@ -38,6 +39,7 @@ from jaxdeblur.ops.warp import inside_weight, warp_backward
 from jaxdeblur.types import BeyondEnds, Clip, Features, Flow, Image, Mask, PyTree
 
 SIZE_MULTIPLE = 4
+_BRANCH = 0.03  # of "pass": relative size of what is added to the frame that is passed on
 VALID_WEIGHT = 0.999
 """A warped pixel counts where this share of its bilinear weights lies inside the frame."""
 
@@ -58,6 +60,9 @@ class CDVDTSPConfig:
         residual_blocks: at each place of the encoder-decoder.
         flow_width: fraction of the flow network's channels, for small models.
         weight_init: of the encoder-decoder. "released": uniform in +-1 / sqrt(fan-in), biases too; "he": the paper's.
+            "pass": ours: He normal but less on the way to the result, and three channels that hand the middle frame
+            through, so that it starts out nearly as the result. The others first have to learn to paint a frame, for
+            thousands of updates.
         compute_dtype: of all convolutions: "float32", "bfloat16" or "float16". Parameters, flow, warping, prior and
             results are float32 in all three.
     """
@@ -69,7 +74,7 @@ class CDVDTSPConfig:
     channels: int = 32
     residual_blocks: int = 3
     flow_width: float = 1.0
-    weight_init: Literal["released", "he"] = "released"
+    weight_init: Literal["released", "he", "pass"] = "released"
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -80,7 +85,7 @@ class CDVDTSPConfig:
             raise ValueError(f"prior_box_px is {self.prior_box_px}; expected an odd number of pixels")
         for field, choices in (
             ("flow", ("pwcnet", "flownet2", "zero", "none")),
-            ("weight_init", ("released", "he")),
+            ("weight_init", ("released", "he", "pass")),
             ("compute_dtype", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, field) not in choices:
@@ -134,7 +139,8 @@ class CDVDTSP(nn.Module):
         elif cfg.flow == "flownet2":
             flow_net = FlowNet2(FlowNetConfig(width=cfg.flow_width, compute_dtype=cfg.compute_dtype))
         self.flow_net = flow_net
-        self.restoration = RestorationNetwork(cfg.channels, cfg.residual_blocks, cfg.weight_init, dtype)
+        middle = 3 * (cfg.stages if cfg.flow == "none" else 1)
+        self.restoration = RestorationNetwork(cfg.channels, cfg.residual_blocks, cfg.weight_init, dtype, middle)
 
     def start(self, window: Clip) -> PyTree:
         """The carry before the first frame: of every stage the two newest frames it has read.
@@ -282,17 +288,20 @@ class RestorationNetwork(nn.Module):
 
     SRN-DeblurNet's (Tao et al. 2018) at one scale: without ConvLSTM, with symmetric padding and transposed convolutions
     of 3 x 3. The result of each of its five blocks is sown into the collection "intermediates".
+
+    middle: the first of the input's three channels that hold the frame to be restored.
     """
 
     channels: int
     residual_blocks: int
     weight_init: str
     dtype: Any
+    middle: int = 3
 
     @nn.compact
     def __call__(self, x: Features) -> Image:
         c = self.channels
-        full = self._blocks("in", nn.relu(self._conv("in_conv", x.astype(self.dtype), c)))
+        full = self._blocks("in", nn.relu(self._conv("in_conv", x.astype(self.dtype), c, passed=self.middle)))
         self.sow("intermediates", "in", full)
         half = self._blocks("down1", nn.relu(self._conv("down1_conv", full, 2 * c, strides=2)))
         self.sow("intermediates", "down1", half)
@@ -300,31 +309,50 @@ class RestorationNetwork(nn.Module):
         self.sow("intermediates", "down2", quarter)
         y = nn.relu(self._up("up2_conv", self._blocks("up2", quarter), 2 * c))
         self.sow("intermediates", "up2", y)
-        y = nn.relu(self._up("up1_conv", self._blocks("up1", y + half), c))
+        y = nn.relu(self._up("up1_conv", self._blocks("up1", y + half), c, scale=_BRANCH))
         self.sow("intermediates", "up1", y)
-        return self._conv("out_conv", self._blocks("out", y + full), 3).astype(jnp.float32)
+        return self._conv("out_conv", self._blocks("out", y + full), 3, scale=_BRANCH, passed=0).astype(jnp.float32)
 
     def _blocks(self, place: str, x: Features) -> Features:
         for r in range(1, self.residual_blocks + 1):
             branch = nn.relu(self._conv(f"{place}_block_{r}_conv1", x, x.shape[-1]))
-            x = x + self._conv(f"{place}_block_{r}_conv2", branch, x.shape[-1])
+            x = x + self._conv(f"{place}_block_{r}_conv2", branch, x.shape[-1], scale=_BRANCH)
         return x
 
-    def _conv(self, name: str, x: Features, features: int, strides: int = 1) -> Features:
-        return Conv(features, 5, strides, name=name, dtype=self.dtype, **self._initial_values(25 * x.shape[-1]))(x)
+    def _conv(
+        self, name: str, x: Features, features: int, *, strides: int = 1, scale: float = 1.0, passed: int | None = None
+    ) -> Features:
+        initial = self._initial_values(25 * x.shape[-1], scale, passed)
+        return Conv(features, 5, strides, name=name, dtype=self.dtype, **initial)(x)
 
-    def _up(self, name: str, x: Features, features: int) -> Features:
-        return ConvTranspose(features, 3, name=name, dtype=self.dtype, **self._initial_values(9 * x.shape[-1]))(x)
+    def _up(self, name: str, x: Features, features: int, *, scale: float = 1.0) -> Features:
+        initial = self._initial_values(9 * x.shape[-1], scale)
+        return ConvTranspose(features, 3, name=name, dtype=self.dtype, **initial)(x)
 
-    def _initial_values(self, fan_in: int) -> dict[str, Any]:
+    def _initial_values(self, fan_in: int, scale: float, passed: int | None = None) -> dict[str, Any]:
+        """scale, and `passed`, the first of three inputs handed to the first three outputs, are those of "pass"."""
         if self.weight_init == "he":
             return {"kernel_init": variance_scaling(2.0, "fan_in", "normal")}
+        if self.weight_init == "pass":
+            normal = variance_scaling(2.0 * scale**2, "fan_in", "normal")
+            return {"kernel_init": normal if passed is None else _with_three_passed(normal, passed)}
         bound = fan_in**-0.5
 
         def bias(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         return {"kernel_init": variance_scaling(1 / 3, "fan_in", "uniform"), "bias_init": bias}
+
+
+def _with_three_passed(initializer: Initializer, first: int) -> Callable[..., jax.Array]:
+    """Of a convolution's kernel: inputs first .. first + 2 come out as outputs 0 .. 2, the rest as it would."""
+
+    def kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        channels = jnp.arange(min(3, shape[3]))
+        values = initializer(key, shape, dtype).at[..., channels].set(0)
+        return values.at[shape[0] // 2, shape[1] // 2, first + channels, channels].set(1)
+
+    return kernel
 
 
 def _frame_numbers(count: int, around: int) -> list[int]:

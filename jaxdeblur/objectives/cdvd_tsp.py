@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxdeblur.losses.hard_example import hard_example_loss, random_pixels
 from jaxdeblur.losses.pixel import mean_absolute_error
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
-from jaxdeblur.types import Batch, Image, PyTree
+from jaxdeblur.types import Batch, Image, Mask, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class CDVDTSPObjective:
         terms = self.terms(stages, sharp, drawn)
         return {"total": terms["l1"] + self.hard_weight * terms["hard"]}, carry, terms
 
-    def terms(self, stages: list[Image], sharp: Image, drawn: jax.Array) -> dict[str, jax.Array]:
+    def terms(self, stages: list[Image], sharp: Image, drawn: Mask) -> dict[str, jax.Array]:
         """Both terms, means over the batch, and the mean absolute error of the last stage.
 
         Args:

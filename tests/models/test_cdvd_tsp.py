@@ -128,6 +128,7 @@ def windows_on_their_own(model, variables, frames):
     return np.stack([cascade(variables, np.stack(window)[None])[-1].restored[0, 0] for window in windows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_streaming_equals_windows_on_their_own(count):
     model, variables, frames = small(), small_variables(), video(count)
@@ -162,15 +163,15 @@ def test_flownet2_inside():
 
 
 def test_a_clip_at_once_equals_the_stream():
-    model, variables, frames = small(), small_variables(), video(5)
+    model, variables, frames = small(flow="zero"), small_variables(flow="zero"), video(5)
     clip = np.asarray(jax.jit(model.apply)(variables, frames[None])[0])
     np.testing.assert_allclose(restore(frames, model, variables), clip.clip(0, 1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (64, 66)])
-def test_frames_of_any_size_come_out_whole(size):
+@pytest.mark.parametrize(("size", "flow"), [((1, 1), "zero"), ((5, 7), "zero"), ((64, 66), "pwcnet")])
+def test_frames_of_any_size_come_out_whole(size, flow):
     frames = video(3, *size)
-    restored = restore(frames, small(), small_variables())
+    restored = restore(frames, small(flow=flow), small_variables(flow=flow))
     assert restored.shape == frames.shape
     assert np.all(np.isfinite(restored))
 
@@ -192,10 +193,10 @@ def test_a_window_is_read_in_the_order_of_time():
 
 
 def test_half_precision_is_near():
-    variables, frames = small_variables(), video(3)
-    full = restore(frames, small(), variables)
+    variables, frames = small_variables(flow="zero"), video(3)
+    full = restore(frames, small(flow="zero"), variables)
     for dtype in ("bfloat16", "float16"):
-        half = restore(frames, small(compute_dtype=dtype), variables)
+        half = restore(frames, small(flow="zero", compute_dtype=dtype), variables)
         assert 0 < np.abs(half - full).mean() < 0.02
 
 
@@ -213,6 +214,16 @@ def test_initial_values_follow_the_release_or_the_paper():
                 assert not np.any(bias)
 
 
+@pytest.mark.parametrize("options", [{"flow": "zero"}, {"flow": "none"}, {"flow": "zero", "stages": 1}], ids=str)
+def test_frames_are_passed_on_at_first_if_asked_for(options):
+    model = create_model("cdvd_tsp", **options, channels=8, weight_init="pass")
+    variables, frames = initial_variables(jax.random.key(0), model), video(5)
+    restored = restore(frames, model, variables)
+    assert 0 < np.abs(restored - frames).mean() < 0.08
+    assert np.abs(restored - frames).mean() < 0.5 * np.abs(restored - np.roll(frames, 1, axis=0)).mean()
+
+
+@pytest.mark.slow
 def test_explains_itself():
     model, variables, frames = small(), small_variables(), video(4)
     sheets = []

@@ -18,7 +18,7 @@ from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.state import init_state
 from jaxdeblur.training.step import make_train_step
 
-SMALL = {"channels": 4, "residual_blocks": 1, "flow_width": 0.05, "weight_init": "he"}
+SMALL = {"channels": 4, "residual_blocks": 1, "weight_init": "he", "flow": "zero"}
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 
 
@@ -86,10 +86,9 @@ def small_run():
 def test_it_is_an_objective_of_two_learning_rates():
     objective, params, _ = small_run()
     assert isinstance(objective, Objective)
-    assert {name: objective.learning_rate_name("total", (name, "kernel")) for name in params} == {
-        "flow_net": "flow",
-        "restoration": "restoration",
-    }
+    assert set(params) == {"restoration"}
+    assert objective.learning_rate_name("total", ("restoration", "in_conv", "kernel")) == "restoration"
+    assert objective.learning_rate_name("total", ("flow_net", "context", "kernel")) == "flow"
 
 
 @pytest.mark.slow
@@ -111,8 +110,6 @@ def test_the_loss_falls_and_pixels_are_drawn_anew():
     assert history[-1]["l1"] < 0.7 * history[0]["l1"]
     assert history[-1]["l1_last_stage"] < 0.7 * history[0]["l1_last_stage"]
     assert history[0]["loss_total"] == pytest.approx(history[0]["l1"] + 2 * history[0]["hard"], rel=1e-5)
-    moved = {name: jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params[name], params[name]) for name in params}
-    assert max(jax.tree.leaves(moved["flow_net"])) < 1e-3 < max(jax.tree.leaves(moved["restoration"]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
