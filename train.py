@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if _DISTRIBUTED.value or _COORDINATOR.value:
+        # It would swallow every SIGTERM before the loop is there to act on it.
+        jax.config.update("jax_enable_preemption_service", False)
         # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = parts.resolve(_CONFIG.value)

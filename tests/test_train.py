@@ -1,10 +1,13 @@
 """train.py, evaluate.py and the command on its checkpoint, as a user runs them."""
 
+import contextlib
 import csv
 import json
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jaxdeblur.checkpoint import load_model
+from jaxdeblur.data.image_io import ImageFile, write_image
 
 ROOT = Path(__file__).parent.parent
 
@@ -203,3 +209,137 @@ def test_evaluating_another_models_checkpoint_says_which(undisturbed, environmen
     done = run(environment, "evaluate.py", "--config=configs/mtu.py:demo", f"--workdir={undisturbed[0]}", check=False)
     assert done.returncode != 0
     assert "is a mtu2, the configuration asks for mtu1" in done.stderr
+
+
+@pytest.fixture(scope="session")
+def quick(environment):
+    """For runs that compile much and compute little: a second process never reads the cache of compiled programs."""
+    return {**environment, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@contextlib.contextmanager
+def two_processes(environment, *arguments):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    flags = (f"--coordinator=127.0.0.1:{port}", "--processes=2")
+    processes = [
+        subprocess.Popen(
+            command("train.py", *arguments, *flags, f"--process={number}"),
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def outputs_of(processes):
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    return outputs
+
+
+def checkpoint_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def assert_close_losses(workdir, reference, *, steps, tolerance):
+    rows, expected = (table(folder / "losses.csv") for folder in (workdir, reference))
+    assert [int(row["step"]) for row in rows] == list(range(3, steps + 1, 3))
+    for row, expected_row in zip(rows, expected):
+        numbers, expected_numbers = ({k: float(v) for k, v in one.items()} for one in (row, expected_row))
+        assert numbers == pytest.approx(expected_numbers, rel=tolerance)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(undisturbed, quick, tmp_path):
+    workdir = tmp_path / "run"
+    with two_processes(quick, *smoke(workdir, "--config.training.steps=6")) as processes:
+        first, second = outputs_of(processes)
+    assert "2 devices" in first
+    assert "step 6/6" in first
+    assert "step 6/6" not in second
+    # The reference was compiled with all optimisations: up to 1e-3 in the gradient of the motion loss.
+    assert_close_losses(workdir, undisturbed[0], steps=6, tolerance=1e-2)
+    assert [row["step"] for row in table(workdir / "validation.csv")] == ["6"]
+    assert checkpoint_steps(workdir) == [6]
+    model, variables = load_model(workdir)
+    assert model.config.channels == 6
+    assert variables["params"]
+
+
+DARKER_BY = {"train": {"alley": 10, "bridge": 40}, "test": {"canal": 20, "dune": 30}}
+
+
+@pytest.fixture(scope="session")
+def folder_run(quick, tmp_path_factory):
+    """A run on a video folder whose blurred frames are the sharp ones, darker."""
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    root = tmp_path_factory.mktemp("videos")
+    generator = np.random.default_rng(0)
+    for split, clips in DARKER_BY.items():
+        for clip, darker_by in clips.items():
+            frames = generator.integers(40, 256, (4, 24, 28, 3), np.uint8)
+            for side, images in (("blur", frames - np.uint8(darker_by)), ("sharp", frames)):
+                (root / split / clip / side).mkdir(parents=True)
+                for number, image in enumerate(images):
+                    write_image(root / split / clip / side / f"{number}.png", ImageFile(image))
+    options = (
+        "--config.data.source=video_folder",
+        f"--config.data.video_folder.root={root}",
+        "--config.data.crop_px=16",
+        "--config.training.steps=30",
+        "--config.objective.motion_loss=False",
+    )
+    workdir = tmp_path_factory.mktemp("on_folder") / "run"
+    run(quick, "train.py", *smoke(workdir, *options))
+    return workdir, options
+
+
+@pytest.mark.slow
+def test_a_run_on_a_video_folder_is_scored_on_its_test_clips(folder_run, quick):
+    workdir, options = folder_run
+    rows = table(workdir / "losses.csv")
+    assert [int(row["step"]) for row in rows] == list(range(3, 31, 3))
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    run(quick, "evaluate.py", *smoke(workdir, *options))
+    out = workdir / "evaluation"
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["data"] == "video_folder"
+    assert {clip["clip"]: clip["frames"] for clip in scores["clips"]} == {"canal": 4, "dune": 4}
+    for clip in scores["clips"]:
+        darker_by = DARKER_BY["test"][clip["clip"]]
+        assert clip["psnr_blurred_db"] == pytest.approx(20 * np.log10(255 / darker_by), abs=1e-3)
+        assert clip["gain_db"] > 1
+    (validated,) = table(workdir / "validation.csv")
+    assert scores["mean"]["psnr_restored_db"] == pytest.approx(float(validated["psnr_db"]), abs=1e-3)
+    assert [row["clip"] for row in table(out / "scores.csv")] == ["canal", "dune", "mean"]
+    for name in ("best", "median", "worst"):
+        assert (out / f"{name}.png").is_file()
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_stops_both_and_the_run_goes_on(folder_run, quick, tmp_path):
+    reference, options = folder_run
+    workdir = tmp_path / "run"
+    with two_processes(quick, *smoke(workdir, *options)) as processes:
+        while not (workdir / "losses.csv").exists():
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.01)
+        processes[1].send_signal(signal.SIGTERM)
+        stopped = [re.search(r"stopped at step (\d+) of 30 and saved", output) for output in outputs_of(processes)]
+    assert all(stopped)
+    first, second = (int(match[1]) for match in stopped)
+    assert first == second == checkpoint_steps(workdir)[-1]
+    with two_processes(quick, *smoke(workdir, *options)) as processes:
+        assert all(f"going on at step {first} of 30" in output for output in outputs_of(processes))
+    assert_close_losses(workdir, reference, steps=30, tolerance=1e-4)
