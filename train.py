@@ -42,8 +42,9 @@ def main(argv: list[str]) -> None:
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        # It would swallow every SIGTERM before the loop is there to act on it.
-        jax.config.update("jax_enable_preemption_service", False)
+        if "jax_enable_preemption_service" in jax.config.values:  # jax 0.8 or later
+            # It would swallow every SIGTERM before the loop is there to act on it.
+            jax.config.update("jax_enable_preemption_service", False)
         # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = parts.resolve(_CONFIG.value)
