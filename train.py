@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        if "jax_enable_preemption_service" in jax.config.values:  # jax 0.8 or later
+        if "jax_enable_preemption_service" in jax.config.values:  # older versions have neither
             # It would swallow every SIGTERM before the loop is there to act on it.
             jax.config.update("jax_enable_preemption_service", False)
         # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
