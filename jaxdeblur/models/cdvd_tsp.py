@@ -39,7 +39,7 @@ from jaxdeblur.ops.warp import inside_weight, warp_backward
 from jaxdeblur.types import BeyondEnds, Clip, Features, Flow, Image, Mask, PyTree
 
 SIZE_MULTIPLE = 4
-_BRANCH = 0.03  # of "pass": relative size of what is added to the frame that is passed on
+_BRANCH = 0.01  # of "pass": relative size of what is added to the frame that is passed on
 VALID_WEIGHT = 0.999
 """A warped pixel counts where this share of its bilinear weights lies inside the frame."""
 
