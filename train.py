@@ -65,7 +65,9 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = parts.initial_params(config, model, initial_variables(init_key, model)["params"])
+    params = initial_variables(init_key, model)["params"]
+    if not has_begun(workdir):
+        params = parts.initial_params(config, model, params)
     state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
     train_step = make_train_step(
         objective,
@@ -102,11 +104,16 @@ def default_workdir() -> str:
     return f"runs/{Path(file).stem}{variant and f'_{variant}'}"
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
+
+
 def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
     """Makes the folder, or checks that the run it holds is this one. A run without a checkpoint has not begun."""
     file = workdir / "config.json"
     if jax.process_index() == 0:
-        if file.exists() and any(path.name.isdigit() for path in (workdir / FOLDER).glob("*")):
+        if file.exists() and has_begun(workdir):
             parts.check_same_run(json.loads(file.read_text()), config)
         elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
             raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")

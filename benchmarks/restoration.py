@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from benchmarks import measure
 from jaxdeblur import create_model
 from jaxdeblur.models import initial_variables
+from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 
 
 def main() -> None:
@@ -27,20 +28,23 @@ def main() -> None:
 
     model = create_model(arguments.model, compute_dtype=arguments.dtype)
     variables = initial_variables(jax.random.key(0), model)
-    window = jax.random.uniform(jax.random.key(1), (1, 5, height, width, 3))
+    frames = model.past_frames + 1 + model.future_frames
+    window = jax.random.uniform(jax.random.key(1), (1, frames, height, width, 3))
+    first = jax.jit(lambda window: model.apply(variables, window, method="start"))(window)
 
     def step(carry, window):
         carry, outputs = model.apply(variables, carry, window, method="step")
         return carry, outputs.restored
 
-    found = measure.convolutions(step, model.init_carry(1, height, width), window)
-    config = model.config
-    matching = measure.cost_volume_macs(1, height // 4, width // 4, 2 * config.channels, config.match_radius)
-    macs = sum(convolution.macs for convolution in found) + matching
+    found = measure.convolutions(step, first, window)
+    macs = sum(convolution.macs for convolution in found)
+    if isinstance(model, MultiTaskUnits):
+        config = model.config
+        macs += measure.cost_volume_macs(1, height // 4, width // 4, 2 * config.channels, config.match_radius)
 
     compiled = jax.jit(step)
     # The second frame: the first has no predecessor to match.
-    carry, _ = compiled(model.init_carry(1, height, width), window)
+    carry, _ = compiled(first, window)
     ratio = measure.against_convolutions(lambda: compiled(carry, window), found, runs=arguments.runs)
 
     print(f"{arguments.model} {arguments.dtype} {width}x{height} on {measure.machine()}, median of {arguments.runs}")

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 VARIANTS = ("", "dvd", "gopro", "scenes", "smoke")
-_UPDATES_PER_EPOCH = 683  # 5,464 windows of the first 100 frames of 61 DVD videos, eight at a time
+_UPDATES_PER_EPOCH = 683  # 5,464 windows of the first 100 frames of 61 DVD videos, eight at a time; so for GoPro, too
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -6,8 +6,8 @@
 
 Variants (after the colon):
     (none)   rendered scenes: blurred frames, as the network inside a deblurring model sees them
-    chairs   FlyingChairs in data/flying_chairs/data/ (extra `data`)
-    sintel   MPI-Sintel in data/sintel/training/, a few scenes held out (extra `data`)
+    chairs   FlyingChairs in data/flying_chairs/data/
+    sintel   MPI-Sintel in data/sintel/training/, a few scenes held out
     smoke    a small network for a few hundred updates
 
 The loss, its weights and the schedule are those of the authors' training on FlyingChairs: 1,200,000 updates of eight

@@ -18,7 +18,7 @@ import itertools
 import json
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     sources = PAIR_SOURCES if "flow_pairs" in data else CLIP_SOURCES
     if data.source not in sources:
         raise ValueError(f"data.source is {data.source!r}; expected one of {', '.join(sources)}")
+    choices: dict[str, tuple[Any, Collection[str]]] = {
+        "evaluation.protocol": (config.evaluation.get("protocol"), PROTOCOLS)
+    }
+    for section in ("video_folder", "flow_pairs"):
+        if section in data:
+            choices[f"data.{section}.augment"] = (data[section].augment, AUGMENTATIONS)
+    for field, (value, known) in choices.items():
+        if value is not None and value not in known:
+            raise ValueError(f"{field} is {value!r}; expected one of {', '.join(known)}")
     counts = {f"training.{field}": config.training[field] for field in (*_FREE_TRAINING_FIELDS, "microbatches")}
     if low := [f"{name} is {value}" for name, value in {**counts, "data.frames": data.frames}.items() if value < 1]:
         raise ValueError(f"{', '.join(low)}; expected at least 1")
@@ -186,23 +195,28 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
 def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`.
 
-    initial.flow_checkpoint is an official file or a checkpoint of ours; without one, the run in initial.flow_workdir is
-    taken if there is one; otherwise a warning says that the flow network starts from nothing.
+    initial.flow_checkpoint is an official file or a checkpoint of ours; without one, the run of configs/pwcnet.py in
+    initial.flow_workdir is taken if there is one and a PWC-Net is asked for; otherwise a warning says that the flow
+    network starts from nothing.
     """
     if not isinstance(model, CDVDTSP) or "flow_net" not in params:
         return params
     name, options = FLOW_NETWORKS[model.config.flow], config.initial
     if options.flow_checkpoint:
         path = options.flow_checkpoint
-    elif (Path(options.flow_workdir) / FOLDER).is_dir():
+    elif model.config.flow == "pwcnet" and any(
+        folder.name.isdigit() for folder in (Path(options.flow_workdir) / FOLDER).glob("*")
+    ):
         path = options.flow_workdir
     else:
-        logger.warning(
-            "THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and will hardly learn to align frames. Give official weights "
-            "(--config.initial.flow_checkpoint=FILE), or train it first: python train.py --config=configs/pwcnet.py "
-            "--workdir=%s",
-            options.flow_workdir,
-        )
+        way_out = "Give official weights: --config.initial.flow_checkpoint=FILE"
+        if model.config.flow == "pwcnet":
+            width = "" if model.config.flow_width == 1 else f" --config.model.width={model.config.flow_width}"
+            way_out += (
+                f"; or train it first: python train.py --config=configs/pwcnet.py{width} "
+                f"--workdir={options.flow_workdir}"
+            )
+        logger.warning("THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and will hardly learn to align frames. %s", way_out)
         return params
     if Path(path).is_dir():
         network, variables = load_model(path)
@@ -413,7 +427,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
     """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
-    ignored = ("commit", "evaluation.", *(f"training.{field}" for field in _FREE_TRAINING_FIELDS))
+    ignored = ("commit", "evaluation.", "initial.", *(f"training.{field}" for field in _FREE_TRAINING_FIELDS))
     old, new = (
         {name: value for name, value in _flat(tree).items() if not name.startswith(ignored)}
         for tree in (saved, to_json(config))

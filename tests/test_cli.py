@@ -71,6 +71,18 @@ def test_explain_writes_a_sheet_a_frame(tmp_path, video, checkpoint, capsys):
     assert f"{sheets}: a sheet a frame" in capsys.readouterr().out
     assert sorted(os.listdir(sheets)) == [f"frame_{number:06d}.png" for number in range(6)]
     assert "is not an empty folder" in fails(capsys, 2, *command)
+    for inside in ("out", "out/sheets"):
+        refused = fails(
+            capsys,
+            2,
+            "deblur",
+            str(sheets),
+            str(tmp_path / "out"),
+            "--checkpoint=best",
+            f"--explain={tmp_path / inside}",
+        )
+        assert "or lies in it; name another folder for --explain" in refused
+    assert not (tmp_path / "out").exists()
 
 
 def test_deblurs_a_folder(tmp_path, checkpoint, capsys):

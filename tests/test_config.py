@@ -136,6 +136,8 @@ def test_the_motion_loss_without_flow_says_what_to_give():
     [
         ("data.source", "folder", "expected one of auto, scenes, video_folder"),
         ("training.steps", 0, "training.steps is 0; expected at least 1"),
+        ("evaluation.protocol", "CDVD", "evaluation.protocol is 'CDVD'; expected one of common, mtu_inloop"),
+        ("data.video_folder.augment", "flip", "augment is 'flip'; expected one of none, mtu, flips"),
     ],
 )
 def test_values_out_of_range_are_refused(field, value, message):
@@ -167,7 +169,7 @@ def test_the_flow_network_starts_from_a_checkpoint_or_says_that_it_does_not(tmp_
         assert parts.initial_params(config, model, params) is params
     assert "RANDOM WEIGHTS" in caplog.text
     assert "--config.initial.flow_checkpoint=FILE" in caplog.text
-    assert "--config=configs/pwcnet.py --workdir=" in caplog.text
+    assert "--config=configs/pwcnet.py --config.model.width=0.125 --workdir=" in caplog.text
 
     flow_net = create_model("pwcnet_cdvd", width=config.model.flow_width)
     options = {"name": "pwcnet_cdvd", "options": {"width": config.model.flow_width}}

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -99,8 +98,9 @@ def frames_of(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Blurred, restored and sharp frame of a number (the last, if the clip is shorter), uint8, for a picture."""
     restored_frames = restore(blurred for blurred, _ in clip.frames())
-    *_, ((blurred, sharp), restored) = itertools.islice(zip(clip.frames(), restored_frames, strict=True), number + 1)
-    return blurred, np.asarray(restored), sharp
+    for ((blurred, sharp), restored), _ in zip(zip(clip.frames(), restored_frames, strict=True), range(number + 1)):
+        last = blurred, np.asarray(restored), sharp
+    return last
 
 
 def clip_scores(scores: Iterable[FrameScore], protocol: Protocol) -> list[ClipScore]:

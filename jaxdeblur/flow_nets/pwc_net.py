@@ -93,6 +93,9 @@ class PWCNetConfig:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}")
         for field, count in (("pyramid_channels", 6), ("dense_channels", 5), ("context_channels", 6)):
             value = getattr(self, field)
+            if isinstance(value, list):  # as a checkpoint's JSON has it
+                value = tuple(value)
+                object.__setattr__(self, field, value)
             if not isinstance(value, tuple) or len(value) != count or any(channels < 1 for channels in value):
                 raise ValueError(f"{field} is {value!r}; expected a tuple of {count} whole numbers above 0")
         if not 0 < self.mask_threshold <= 1:

@@ -21,6 +21,7 @@ neighbour that is computed and never read.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -63,8 +64,8 @@ class CDVDTSPConfig:
             "pass": ours: He normal but less on the way to the result, and three channels that hand the middle frame
             through, so that it starts out nearly as the result. The others first have to learn to paint a frame, for
             thousands of updates.
-        compute_dtype: of all convolutions: "float32", "bfloat16" or "float16". Parameters, flow, warping, prior and
-            results are float32 in all three.
+        compute_dtype: of the convolutions, other than those that give or upsample a flow: "float32", "bfloat16" or
+            "float16". Parameters, flow, warping, prior and results are float32 in all three.
     """
 
     stages: int = 2
@@ -81,6 +82,8 @@ class CDVDTSPConfig:
         for field, least in (("stages", 1), ("channels", 1), ("residual_blocks", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected {least} or more")
+        if not self.flow_width > 0:
+            raise ValueError(f"flow_width is {self.flow_width}; expected a fraction above 0")
         if self.prior_box_px < 1 or self.prior_box_px % 2 == 0:
             raise ValueError(f"prior_box_px is {self.prior_box_px}; expected an odd number of pixels")
         for field, choices in (
@@ -236,13 +239,20 @@ class CDVDTSP(nn.Module):
         flows (colour wheel), the warped neighbours, the prior and the result, all around the middle frame."""
         del carry  # a window holds all there is to know
         pictures = {"blurred": window[:, self.config.stages]}
-        for number, stage in enumerate(self.cascade(window), start=1):
-            middle = jax.tree.map(lambda x: x[:, x.shape[1] // 2], stage)
+        stages = [jax.tree.map(lambda x: x[:, x.shape[1] // 2], stage) for stage in self.cascade(window)]
+        flows = [
+            flow for stage in stages for flow in (stage.flow_cur_to_prev, stage.flow_cur_to_next) if flow is not None
+        ]
+        # One scale for all flows of a sheet, so that they compare; at least a pixel, so that stillness is white.
+        longest_px = functools.reduce(jnp.maximum, [jnp.max(jnp.linalg.norm(f, axis=-1)) for f in flows], jnp.ones(()))
+
+        def coloured(flow: Flow | None) -> Image | None:
+            return None if flow is None else flow_to_colour(flow / longest_px, max_px=1.0)
+
+        for number, middle in enumerate(stages, start=1):
             named = {
-                "flow to previous": None
-                if middle.flow_cur_to_prev is None
-                else flow_to_colour(middle.flow_cur_to_prev),
-                "flow to next": None if middle.flow_cur_to_next is None else flow_to_colour(middle.flow_cur_to_next),
+                "flow to previous": coloured(middle.flow_cur_to_prev),
+                "flow to next": coloured(middle.flow_cur_to_next),
                 "previous warped": middle.prev_on_cur,
                 "next warped": middle.next_on_cur,
                 "sharpness prior": None if middle.prior is None else jnp.repeat(middle.prior, 3, axis=-1),

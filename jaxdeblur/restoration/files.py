@@ -72,6 +72,7 @@ def deblur_video(
         reader = stack.enter_context(VideoReader(source))
         form = reader.format
         _refuse_overlap(source, target, compare)
+        _refuse_inside(explain, source, target)
         writer = stack.enter_context(write_video(target, form, crf=crf, sound_from=source))
         comparison = _open_comparison(stack, compare, form, crf)
         waiting: collections.deque[TimedFrame] = collections.deque()
@@ -132,6 +133,7 @@ def deblur_folder(
     source, target = Path(source), Path(target)
     paths = list_images(source)
     _refuse_used_folder(target)
+    _refuse_inside(explain, source, target)
     waiting: collections.deque[tuple[str, ImageFile]] = collections.deque()
 
     def blurred() -> Iterator[np.ndarray]:
@@ -221,6 +223,14 @@ def _open_explanation(stack: contextlib.ExitStack, folder: StrPath | None) -> Ex
 def _refuse_used_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new folder")
+
+
+def _refuse_inside(explain: StrPath | None, *others: StrPath) -> None:
+    if explain is None:
+        return
+    for other in map(Path, others):
+        if other.resolve() in (Path(explain).resolve(), *Path(explain).resolve().parents):
+            raise ValueError(f"{os.fspath(explain)}: is {other} or lies in it; name another folder for --explain")
 
 
 def _refuse_overlap(source: StrPath, target: StrPath, compare: StrPath | None) -> None:

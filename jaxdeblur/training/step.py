@@ -84,15 +84,16 @@ def make_train_step(
         if microbatches == 1:
             return gradients(params, prepared, carry, t, key)
 
-        def body(total: PyTree, part: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-            grads, carry_out, metrics = gradients(params, part[0], part[1], t, key)
+        def body(total: PyTree, part: tuple[PyTree, PyTree, jax.Array]) -> tuple[PyTree, PyTree]:
+            grads, carry_out, metrics = gradients(params, part[0], part[1], t, part[2])
             return jax.tree.map(lambda a, b: a + b / microbatches, total, (grads, metrics)), carry_out
 
         part = jax.tree.map(lambda x: x[0], (prepared, carry))
         shapes = jax.eval_shape(lambda part: gradients(params, part[0], part[1], t, key), part)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
         # Unrolled for the reason given above.
-        (grads, metrics), carry = jax.lax.scan(body, zeros, (prepared, carry), unroll=True)
+        keys = jax.random.split(key, microbatches)  # what is random differs from part to part
+        (grads, metrics), carry = jax.lax.scan(body, zeros, (prepared, carry, keys), unroll=True)
         return grads, carry, metrics
 
     @jax.jit
