@@ -134,7 +134,8 @@ def _start(model: Any, variables: Variables, window: tuple[jax.Array, ...]) -> P
 @functools.partial(jax.jit, static_argnames=("model",))
 def _pictures(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     padded, size = _to_model(model, window)
-    pictures = model.apply(variables, carry, padded, method="explain")
+    # Of a plain dictionary JAX would sort the names.
+    pictures = collections.OrderedDict(model.apply(variables, carry, padded, method="explain"))
     return jax.tree.map(lambda x: jnp.rint(255 * jnp.clip(unpad(x, size)[0], 0, 1)).astype(jnp.uint8), pictures)
 
 

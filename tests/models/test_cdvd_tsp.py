@@ -233,6 +233,8 @@ def test_explains_itself():
     restored = restore(frames, model, variables, explain=lambda number, pictures: sheets.append((number, pictures)))
     assert [number for number, _ in sheets] == [0, 1, 2, 3]
     for (_, pictures), frame, blurred in zip(sheets, restored, frames, strict=True):
+        assert list(pictures)[:2] == ["blurred", "stage 1: flow to previous"]
+        assert list(pictures)[-1] == "stage 2: restored"
         assert len(pictures) == 13
         assert all(picture.shape == (20, 28, 3) and picture.dtype == np.uint8 for picture in pictures.values())
         np.testing.assert_allclose(pictures["stage 2: restored"] / 255, frame, atol=0.6 / 255)
