@@ -13,6 +13,10 @@ class Draws:
 
     groups = ("total",)
     updates_per_batch = 1
+    past_frames = future_frames = 0
+
+    def learning_rate_name(self, group, path):
+        return group
 
     def prepare(self, batch, frozen):
         return batch
