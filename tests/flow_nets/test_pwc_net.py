@@ -403,7 +403,7 @@ def test_sizes_and_shapes_are_checked():
         ("mask_threshold", 1.001, "up to 1"),
         ("pyramid_channels", (16, 32), "tuple of 6 whole numbers"),
         ("dense_channels", (8, 8, 8, 8, 0), "tuple of 5 whole numbers above 0"),
-        ("context_channels", [8, 8, 8, 8, 8, 8], "expected a tuple of 6"),
+        ("context_channels", [8, 8, 8, 8, 8], "expected a tuple of 6"),
         ("width", 0, "above 0"),
     ],
 )

@@ -608,8 +608,8 @@ def test_options_that_cannot_be_are_refused(options, message):
 def test_unknown_names_are_refused_with_the_near_ones():
     with pytest.raises(ValueError, match=r"no model is called 'mtu3'; did you mean 'mtu\d+'\? Models: mtu1, mtu2, "):
         create_model("mtu3")
-    with pytest.raises(ValueError, match=r"no model is called 'unet'\. Models: mtu1, .*, liteflownet$"):
-        create_model("unet")
+    with pytest.raises(ValueError, match=r"no model is called 'sharpener'\. Models: mtu1, .*, liteflownet$"):
+        create_model("sharpener")
     with pytest.raises(
         ValueError, match=r"has no option chanels, depth; options: units, channels, residual_blocks, .*dtype$"
     ):
