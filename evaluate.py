@@ -1,10 +1,11 @@
-"""Scores a network on held-out clips:
+"""Scores a network on held-out clips, a flow network on held-out pairs:
 
     python evaluate.py --config=configs/mtu.py:scenes --workdir=runs/mtu_scenes
     python evaluate.py --config=configs/mtu.py:gopro --checkpoint=mtu2_gopro
+    python evaluate.py --config=configs/pwcnet.py:smoke --workdir=runs/pwcnet_smoke
 
-Writes scores.json, scores.csv and picture strips (blurred, restored, sharp) of the best, the median and the worst
-frame.
+Writes scores.json, scores.csv and picture strips of the best, the median and the worst frame (blurred, restored, sharp)
+or pair (image, estimated flow, true flow).
 """
 
 import logging

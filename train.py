@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 import jaxdeblur.config as parts
-from jaxdeblur.checkpoint import FOLDER
+from jaxdeblur.checkpoint import is_run_with_checkpoint
 from jaxdeblur.data.image_io import replacing
 from jaxdeblur.evaluation.pictures import write_picture
 from jaxdeblur.models import initial_variables
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     params = initial_variables(init_key, model)["params"]
-    if not has_begun(workdir):
+    if not is_run_with_checkpoint(workdir):
         params = parts.initial_params(config, model, params)
     state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
     train_step = make_train_step(
@@ -104,16 +104,11 @@ def default_workdir() -> str:
     return f"runs/{Path(file).stem}{variant and f'_{variant}'}"
 
 
-def has_begun(workdir: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
-    return any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
-
-
 def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
     """Makes the folder, or checks that the run it holds is this one. A run without a checkpoint has not begun."""
     file = workdir / "config.json"
     if jax.process_index() == 0:
-        if file.exists() and has_begun(workdir):
+        if file.exists() and is_run_with_checkpoint(workdir):
             parts.check_same_run(json.loads(file.read_text()), config)
         elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
             raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")

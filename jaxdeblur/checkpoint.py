@@ -57,9 +57,6 @@ class Checkpoints:
             ),
         )
 
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
     def save(
         self,
         step: int,
@@ -197,6 +194,11 @@ def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
         raise ValueError(f"checkpoint {folder} cannot be read ({_first_line(error)}); use another one") from error
     check_params(model, params, str(folder))
     return model, {"params": params}
+
+
+def is_run_with_checkpoint(workdir: str | Path) -> bool:
+    """Whether a training run's workdir holds a checkpoint to go on from or to load."""
+    return any(entry.name.isdigit() for entry in (Path(workdir) / FOLDER).glob("*"))
 
 
 def find_checkpoint(path: str | Path) -> Path:

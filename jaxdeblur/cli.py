@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     deblur.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
-        help="of the network's arithmetic; half as wide is faster on most accelerators (default: as it was trained)",
+        help="of the network's arithmetic; half as wide takes less memory (default: as it was trained)",
     )
     deblur.add_argument(
         "--crf",

@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxdeblur.checkpoint import FOLDER, check_same_params, load_model
+from jaxdeblur.checkpoint import check_same_params, is_run_with_checkpoint, load_model
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.flow_pairs import (
     FlowPair,
@@ -204,9 +204,7 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     name, options = FLOW_NETWORKS[model.config.flow], config.initial
     if options.flow_checkpoint:
         path = options.flow_checkpoint
-    elif model.config.flow == "pwcnet" and any(
-        folder.name.isdigit() for folder in (Path(options.flow_workdir) / FOLDER).glob("*")
-    ):
+    elif model.config.flow == "pwcnet" and is_run_with_checkpoint(options.flow_workdir):
         path = options.flow_workdir
     else:
         way_out = "Give official weights: --config.initial.flow_checkpoint=FILE"

@@ -102,6 +102,29 @@ def sharp_frame_numbers(window: ClipWindow, spec: WindowSpec) -> list[int]:
     return list(range(window.first_frame, window.first_frame + spec.frames))
 
 
+def batch_share(batch_size: int, process_index: int, process_count: int) -> range:
+    """Which examples of every batch a process reads, of process_count that share it equally.
+
+    Raises:
+        ValueError: the batch cannot be shared out, or there is no such process.
+    """
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared out equally to {process_count} processes; "
+            "choose a positive multiple of their number"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is 0 to {process_count - 1}, not {process_index}")
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def check_start(seed: int, first_batch: int) -> None:
+    """Raises ValueError unless an order can begin so."""
+    if not 0 <= seed < 2**32 or first_batch < 0:
+        raise ValueError(f"seed is 0 to 2**32-1 and first_batch >= 0, not {seed} and {first_batch}")
+
+
 @functools.lru_cache(maxsize=4)
 def epoch_order(n_windows: int, *, seed: int, epoch: int) -> np.ndarray:
     """A permutation of range(n_windows), a pure function of its arguments. Read-only: calls share it.

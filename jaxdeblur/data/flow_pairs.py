@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from absl import logging
 
-from jaxdeblur.data.clips import epoch_order
+from jaxdeblur.data.clips import batch_share, check_start, epoch_order
 from jaxdeblur.data.flow_io import read_flow
 from jaxdeblur.data.image_io import StrPath, read_rgb_u8
 from jaxdeblur.data.transforms import Augmentation, Geometry, check_crop, draw_geometry, orient
@@ -230,15 +230,8 @@ def flow_pair_batches(
         ValueError: an empty index, an image smaller than the crop, batch_size cannot be shared out. While
             iterating: a file is damaged or changed; the message names it.
     """
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be shared out equally to {process_count} processes; "
-            "choose a positive multiple of their number"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is 0 to {process_count - 1}, not {process_index}")
-    if not 0 <= seed < 2**32 or first_batch < 0:
-        raise ValueError(f"seed is 0 to 2**32-1 and first_batch >= 0, not {seed} and {first_batch}")
+    share = batch_share(batch_size, process_index, process_count)
+    check_start(seed, first_batch)
     if not index:
         raise ValueError("the index holds no pairs; make one with index_sintel or index_flying_chairs")
     if augment is not None and augment.noise_probability * augment.noise_sigma > 0:
@@ -252,12 +245,10 @@ def flow_pair_batches(
         name = pair.image_1_path if largest == 1 else f"{pair.image_1_path} scaled by {largest}"
         check_crop(name, _scaled(size_px, largest), crop_px, augment)
     samples = _Samples(index, sizes_px, crop_px, seed, augment, scale_range)
-    share = batch_size // process_count
     return _iterate(
         samples,
         first_batch=first_batch,
         batch_size=batch_size,
-        offset=process_index * share,
         share=share,
     )
 
@@ -303,21 +294,19 @@ class _Samples:
         return _scaled(stored_px, lowest + (highest - lowest) * (bits >> 11) * 2.0**-53)
 
 
-def _iterate(
-    samples: _Samples, *, first_batch: int, batch_size: int, offset: int, share: int
-) -> Iterator[dict[str, np.ndarray]]:
+def _iterate(samples: _Samples, *, first_batch: int, batch_size: int, share: range) -> Iterator[dict[str, np.ndarray]]:
     numbers = (
         sample
         for batch in itertools.count(first_batch)
-        for sample in range(batch * batch_size + offset, batch * batch_size + offset + share)
+        for sample in (batch * batch_size + position for position in share)
     )
     pool = ThreadPoolExecutor(min(_MOST_READ_THREADS, os.cpu_count() or 1), thread_name_prefix="flow_pairs")
     try:
-        ahead = itertools.islice(numbers, (1 + _PREFETCHED_BATCHES) * share)
+        ahead = itertools.islice(numbers, (1 + _PREFETCHED_BATCHES) * len(share))
         pending = collections.deque(pool.submit(samples.read, sample) for sample in ahead)
         while True:
-            read = [pending.popleft().result() for _ in range(share)]
-            pending.extend(pool.submit(samples.read, sample) for sample in itertools.islice(numbers, share))
+            read = [pending.popleft().result() for _ in share]
+            pending.extend(pool.submit(samples.read, sample) for sample in itertools.islice(numbers, len(share)))
             yield {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
     finally:  # the caller has had enough, or a file was damaged
         pool.shutdown(cancel_futures=True)

@@ -24,7 +24,9 @@ import numpy as np
 from jaxdeblur.data.clips import (
     ClipWindow,
     WindowSpec,
+    batch_share,
     blurred_frame_numbers,
+    check_start,
     cut_windows,
     sharp_frame_numbers,
     window_of_sample,
@@ -73,26 +75,17 @@ def video_folder_batches(
         ValueError: a clip is shorter than the window or smaller than the crop, or batch_size cannot be
             shared out. While iterating: a file is damaged or changed; the message names it.
     """
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be shared out equally to {process_count} processes; "
-            "choose a positive multiple of their number"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is 0 to {process_count - 1}, not {process_index}")
-    if not 0 <= seed < 2**32 or first_batch < 0:
-        raise ValueError(f"seed is 0 to 2**32-1 and first_batch >= 0, not {seed} and {first_batch}")
+    share = batch_share(batch_size, process_index, process_count)
+    check_start(seed, first_batch)
     windows = cut_windows(index, window)
     for clip in index:
         check_crop(clip.folder, (clip.height_px, clip.width_px), crop_px, augmentation)
     plans = _Plans(index, find_packed(index, packed=packed), windows, window, crop_px, seed, augmentation)
-    share = batch_size // process_count
     return _iterate(
         import_tensorflow(),
         plans,
         first_batch=first_batch,
         batch_size=batch_size,
-        offset=process_index * share,
         share=share,
     )
 
@@ -157,10 +150,10 @@ class _Plans:
 
 
 def _iterate(
-    tf: ModuleType, plans: _Plans, *, first_batch: int, batch_size: int, offset: int, share: int
+    tf: ModuleType, plans: _Plans, *, first_batch: int, batch_size: int, share: range
 ) -> Iterator[dict[str, np.ndarray]]:
     def samples_of(batch: int) -> range:
-        return range(batch * batch_size + offset, batch * batch_size + offset + share)
+        return range(batch * batch_size + share.start, batch * batch_size + share.stop)
 
     height_px, width_px = plans.crop_px
     n_frames = {"blur": plans.spec.past + plans.spec.frames + plans.spec.future, "sharp": plans.spec.frames}
@@ -169,7 +162,7 @@ def _iterate(
         plan_dtypes |= {f"{side}_paths": tf.string, f"{side}_frames": tf.int32, f"{side}_positions": tf.int32}
 
     def plan_values(local_sample: np.int64) -> list[Any]:
-        batch, position = divmod(int(local_sample), share)
+        batch, position = divmod(int(local_sample), len(share))
         plan = plans.plan(samples_of(batch)[position])
         return [plan[name] for name in plan_dtypes]
 
@@ -183,9 +176,9 @@ def _iterate(
         }
 
     # Counts this process's samples from the run's beginning; endless in practice.
-    dataset = tf.data.Dataset.range(first_batch * share, np.iinfo(np.int64).max)
+    dataset = tf.data.Dataset.range(first_batch * len(share), np.iinfo(np.int64).max)
     dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(share, drop_remainder=True).prefetch(_PREFETCHED_BATCHES)
+    dataset = dataset.batch(len(share), drop_remainder=True).prefetch(_PREFETCHED_BATCHES)
     # TensorFlow's threads call back into Python. An iterator that lives on while the interpreter shuts down, in a
     # traceback say, waits for them forever: so it goes before that, whoever still holds this generator.
     live = [dataset.as_numpy_iterator()]

@@ -59,8 +59,10 @@ class DeblurringEvaluation:
             psnr_db, ssim = mean_motion_accuracy(self.clips, self.model, variables)
             about["motion_accuracy"] = {"psnr_db": psnr_db, "ssim": ssim}
             console.print(f"motion: the previous sharp frame on the current one, {psnr_db:.2f} dB, SSIM {ssim:.4f}")
-        write_json(out / "scores.json", rows, scores, about)
-        write_csv(out / "scores.csv", rows)
+        *clips, mean = columns = [dataclasses.asdict(row) for row in rows]
+        frames = [dataclasses.asdict(score) for score in scores]
+        write_json(out / "scores.json", {**about, "mean": mean, "clips": clips, "frames": frames})
+        write_csv(out / "scores.csv", columns)
         ranked = sorted(scores, key=lambda score: score.gain_db)
         by_name = {clip.name: clip for clip in self.clips}
         for word, score in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):

@@ -1,9 +1,7 @@
 """Scores a flow network on pairs with true flow: end-point error and outliers, scene by scene, and pictures."""
 
-import csv
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jaxdeblur.data.image_io import replacing
+from jaxdeblur.evaluation import tables
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.losses.flow import end_point_error
 from jaxdeblur.ops.flow import flow_to_colour
@@ -78,14 +76,10 @@ class FlowEvaluation:
             scores += self._scores(scene, variables)
         rows = scene_scores(scores)
         out.mkdir(parents=True, exist_ok=True)
-        *scenes, mean = (_columns(row) for row in rows)
-        document = {**about, "mean": mean, "scenes": scenes, "pairs": [dataclasses.asdict(score) for score in scores]}
-        with replacing(out / "scores.json") as partial:
-            partial.write_text(json.dumps(document, indent=1) + "\n")
-        with replacing(out / "scores.csv") as partial, partial.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(mean))
-            writer.writeheader()
-            writer.writerows(_columns(row) for row in rows)
+        *scenes, mean = columns = [_columns(row) for row in rows]
+        pairs = [dataclasses.asdict(score) for score in scores]
+        tables.write_json(out / "scores.json", {**about, "mean": mean, "scenes": scenes, "pairs": pairs})
+        tables.write_csv(out / "scores.csv", columns)
         ranked = sorted(scores, key=lambda score: score.end_point_error_px)
         by_name = {scene.name: scene for scene in self.scenes}
         for word, score in (("best", ranked[0]), ("median", ranked[len(ranked) // 2]), ("worst", ranked[-1])):

@@ -1,7 +1,6 @@
 """Scores for people and programs: a table on the terminal, JSON and CSV."""
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from jaxdeblur.data.image_io import replacing
-from jaxdeblur.evaluation.scores import ClipScore, FrameScore
+from jaxdeblur.evaluation.scores import ClipScore
 
 
 def table(rows: list[ClipScore], *, title: str) -> Table:
@@ -32,22 +31,14 @@ def table(rows: list[ClipScore], *, title: str) -> Table:
     return result
 
 
-def write_json(path: Path, rows: list[ClipScore], frames: list[FrameScore], about: dict[str, Any]) -> None:
-    """{**about, "mean": {...}, "clips": [...], "frames": [...]}."""
-    *clips, mean = (dataclasses.asdict(row) for row in rows)
-    document = {
-        **about,
-        "mean": mean,
-        "clips": clips,
-        "frames": [dataclasses.asdict(frame) for frame in frames],
-    }
+def write_json(path: Path, document: dict[str, Any]) -> None:
     with replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def write_csv(path: Path, rows: list[ClipScore]) -> None:
-    """A line a clip, the mean last."""
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A line a row, under a line of the first row's names."""
     with replacing(path) as partial, partial.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(ClipScore)])
+        writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+        writer.writerows(rows)

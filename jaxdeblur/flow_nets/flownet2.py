@@ -25,6 +25,7 @@ flownet_s.py lists and in the gradient of a vector's length, which here is zero 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdeblur.flow_nets.base import leaky_relu
 from jaxdeblur.flow_nets.flownet_s import (
     CONTRACTION,
     CONTRACTION_FROM_3_1,
@@ -37,10 +38,10 @@ from jaxdeblur.flow_nets.flownet_s import (
     Levels,
     SingleFlowNet,
     contract,
-    leaky_relu,
     refine,
 )
 from jaxdeblur.ops.correlation import strided_cost_volume
+from jaxdeblur.ops.flow import vector_length
 from jaxdeblur.ops.resample import resize_bilinear
 from jaxdeblur.ops.warp import warp_backward
 from jaxdeblur.types import Features, Flow, Image
@@ -125,8 +126,8 @@ class FlowNet2(FlowNetBase):
         small_1to0 = FlowNetSD.flow_unit_px * _repeat_pixels(finest_1to0)
 
         flows_1to0 = (small_1to0, large_1to0)
-        lengths = [_length(flow_1to0) for flow_1to0 in flows_1to0]
-        errors = [_length(frame_1 - _warp(frame_0, flow_1to0)) for flow_1to0 in flows_1to0]
+        lengths = [vector_length(flow_1to0) for flow_1to0 in flows_1to0]
+        errors = [vector_length(frame_1 - _warp(frame_0, flow_1to0)) for flow_1to0 in flows_1to0]
         fusion_input = jnp.concatenate([frame_1, *flows_1to0, *lengths, *errors], axis=-1)
         self.sow("intermediates", "fusion_input", fusion_input)
         return FlowNetFusion(self.config, name="flownet_fusion")(fusion_input)
@@ -135,7 +136,7 @@ class FlowNet2(FlowNetBase):
 def _with_error(frame_1: Image, frame_0: Image, flow_1to0: Flow) -> Features:
     """What a later network of the stack sees, 12 channels."""
     frame_0on1 = _warp(frame_0, flow_1to0)
-    error = _length(frame_1 - frame_0on1)
+    error = vector_length(frame_1 - frame_0on1)
     return jnp.concatenate([frame_1, frame_0, frame_0on1, flow_1to0 / FLOW_UNIT_PX, error], axis=-1)
 
 
@@ -146,10 +147,3 @@ def _warp(frame_0: Image, flow_1to0: Flow) -> Image:
 def _repeat_pixels(flow_1to0: Flow) -> Flow:
     """Fourfold upsampling: each vector fills 4 x 4 pixels."""
     return jnp.repeat(jnp.repeat(flow_1to0, 4, axis=1), 4, axis=2)
-
-
-def _length(vectors: Features) -> Features:
-    """Euclidean norm over channels, which it keeps as one; at zero, where there is none, the gradient is zero."""
-    squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)

@@ -29,6 +29,15 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdeblur.flow_nets.base import (
+    check_encoded_size,
+    check_images,
+    check_multiple,
+    he_normal,
+    he_normal_transposed,
+    leaky_relu,
+    rounded_up,
+)
 from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.ops.flow import resize_flow
 from jaxdeblur.ops.resample import resize_bilinear
@@ -142,25 +151,16 @@ def refine(
     return tuple(reversed(flows_1to0))
 
 
-def leaky_relu(x: Features) -> Features:
-    return nn.leaky_relu(x, negative_slope=0.1)
-
-
-# Of a transposed convolution's kernel, an output value sees a quarter of the taps.
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-_he_normal_transposed = nn.initializers.variance_scaling(4 * 2.0, "fan_in", "normal")
-
-
 def _conv(config: FlowNetConfig, name: str, channels: int, kernel_size: int, strides: int = 1) -> Conv:
-    return Conv(config.channels(channels), kernel_size, strides, kernel_init=_he_normal, dtype=config.dtype, name=name)
+    return Conv(config.channels(channels), kernel_size, strides, kernel_init=he_normal, dtype=config.dtype, name=name)
 
 
 def _predict_flow(level: int) -> Conv:
-    return Conv(2, 3, kernel_init=_he_normal, dtype=jnp.float32, name=f"predict_flow{level}")
+    return Conv(2, 3, kernel_init=he_normal, dtype=jnp.float32, name=f"predict_flow{level}")
 
 
 def _conv_transpose(channels: int, name: str, *, dtype: Any, use_bias: bool = True) -> ConvTranspose:
-    return ConvTranspose(channels, 4, use_bias=use_bias, kernel_init=_he_normal_transposed, dtype=dtype, name=name)
+    return ConvTranspose(channels, 4, use_bias=use_bias, kernel_init=he_normal_transposed, dtype=dtype, name=name)
 
 
 class FlowNetBase(nn.Module):
@@ -181,14 +181,15 @@ class FlowNetBase(nn.Module):
         Raises:
             ValueError: the images differ in shape, are empty, or are not RGB.
         """
-        _check_images(image_1, image_0)
+        check_images(image_1, image_0)
         height, width = image_1.shape[-3:-1]
         return self.match(self.encode(image_1), self.encode(image_0), height, width)
 
     def encode(self, image: Image) -> Image:
         """What depends on one image alone: here the image itself, resized to multiples of 64."""
-        _check_images(image)
-        height, width = _round_up(*image.shape[-3:-1])
+        check_images(image)
+        height, width = image.shape[-3:-1]
+        height, width = rounded_up(height, width, SIZE_MULTIPLE)
         return resize_bilinear(jnp.asarray(image, jnp.float32), height, width, align_corners=False)
 
     def match(self, encoding_1: Image, encoding_0: Image, height: int, width: int) -> Flow:
@@ -199,13 +200,8 @@ class FlowNetBase(nn.Module):
         Raises:
             ValueError: the encodings are not those of two images of that size.
         """
-        _check_images(encoding_1, encoding_0)
-        encoded = encoding_1.shape[-3:-1]
-        if encoded != _round_up(height, width):
-            raise ValueError(
-                f"height, width ({height}, {width}) are not those of the encoded images, which fill {encoded} when "
-                f"rounded up to multiples of {SIZE_MULTIPLE}"
-            )
+        check_images(encoding_1, encoding_0)
+        check_encoded_size(encoding_1.shape[-3:-1], height, width, SIZE_MULTIPLE)
         flow_1to0 = self.pixel_flow(*_normalize(encoding_1, encoding_0))
         flow_1to0 = flow_1to0.reshape(*encoding_1.shape[:-1], 2)
         return resize_flow(flow_1to0, height, width, align_corners=False)
@@ -232,13 +228,9 @@ class SingleFlowNet(FlowNetBase):
         Raises:
             ValueError: as `__call__`, or a size is no multiple of 64.
         """
-        _check_images(image_1, image_0)
+        check_images(image_1, image_0)
         *lead, height, width, _ = image_1.shape
-        if (height, width) != _round_up(height, width):
-            raise ValueError(
-                f"levels takes sizes that are multiples of {SIZE_MULTIPLE}, got height, width ({height}, {width}); "
-                "resize the images, or call the model itself, which takes any size"
-            )
+        check_multiple("levels", height, width, SIZE_MULTIPLE)
         flows_1to0 = self.frame_levels(*_normalize(self.encode(image_1), self.encode(image_0)))
         return tuple(flow_1to0.reshape(*lead, *flow_1to0.shape[1:]) for flow_1to0 in flows_1to0)
 
@@ -274,16 +266,3 @@ def _normalize(image_1: Image, image_0: Image) -> tuple[Image, Image]:
     pair = jnp.stack([image.reshape(-1, *image.shape[-3:]) for image in (image_1, image_0)])
     pair = pair - jnp.mean(pair, axis=(0, 2, 3), keepdims=True)
     return pair[0], pair[1]
-
-
-def _round_up(height: int, width: int) -> tuple[int, int]:
-    return -(-height // SIZE_MULTIPLE) * SIZE_MULTIPLE, -(-width // SIZE_MULTIPLE) * SIZE_MULTIPLE
-
-
-def _check_images(*images: Image) -> None:
-    shapes = [image.shape for image in images]
-    if len(set(shapes)) > 1 or shapes[0][-1] != 3 or 0 in shapes[0]:
-        raise ValueError(
-            "flow needs RGB images of one shape (..., height, width, 3), none of them empty; got "
-            + " and ".join(map(str, shapes))
-        )

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.flow_nets.base import check_images, check_multiple, he_normal, leaky_relu, rounded_up
 from jaxdeblur.layers.conv import Conv
 from jaxdeblur.ops.correlation import local_cost_volume
 from jaxdeblur.ops.resample import downsample_area, resize_bilinear
@@ -44,8 +45,6 @@ LEVELS = (6, 5, 4, 3, 2)
 FEATURES = {1: (32,), 2: (32, 32, 32), 3: (64, 64), 4: (96, 96), 5: (128,), 6: (192,)}
 FLOW_KERNEL_SIZE = {6: 3, 5: 3, 4: 5, 3: 5, 2: 7}
 COST_RADIUS = 3
-
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class LiteFlowNet(nn.Module):
@@ -72,9 +71,9 @@ class LiteFlowNet(nn.Module):
         Raises:
             ValueError: the images differ in shape, are empty, or are not RGB.
         """
-        _check_images(image_1, image_0)
+        check_images(image_1, image_0)
         height, width = image_1.shape[-3:-1]
-        padded_height, padded_width = (-(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE for size in (height, width))
+        padded_height, padded_width = rounded_up(height, width, SIZE_MULTIPLE)
 
         def prepare(image: Image, mean_bgr: tuple[float, ...]) -> Image:
             image_bgr: Image = jnp.asarray(image, jnp.float32)[..., ::-1]
@@ -99,13 +98,9 @@ class LiteFlowNet(nn.Module):
         Raises:
             ValueError: as `__call__`, or a size is no multiple of 32.
         """
-        _check_images(image_1, image_0)
+        check_images(image_1, image_0)
         batch_shape, (height, width) = image_1.shape[:-3], image_1.shape[-3:-1]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-            raise ValueError(
-                f"half_resolution takes sizes that are multiples of {SIZE_MULTIPLE}, got height, width "
-                f"({height}, {width}); resize the images, or call the model itself, which takes any size"
-            )
+        check_multiple("half_resolution", height, width, SIZE_MULTIPLE)
         pair = jnp.stack([jnp.asarray(image, jnp.float32) for image in (image_1, image_0)])
         pair = pair.reshape(-1, height, width, 3)
         features = FeaturePyramid(name="features")(pair)
@@ -131,7 +126,7 @@ class FeaturePyramid(nn.Module):
                 kernel_size = 7 if level == 1 else 3
                 strides = 2 if level > 1 and index == 1 else 1
                 x = _conv(width, kernel_size, strides=strides, name=f"conv{level}_{index}")(x)
-                x = _leaky_relu(x)
+                x = leaky_relu(x)
             features[level] = x
             self.sow("intermediates", f"level_{level}", x)
         return features
@@ -153,9 +148,9 @@ class Matching(nn.Module):
         if self.level <= 3:
             # From even positions, displacements of 0, 2, 4, 6 pixels reach even positions only.
             cost = _mean_cost(features_1[:, ::2, ::2], features_0[:, ::2, ::2])
-            cost = DepthwiseUpsample(name="upsample_cost")(_leaky_relu(cost))
+            cost = DepthwiseUpsample(name="upsample_cost")(leaky_relu(cost))
         else:
-            cost = _leaky_relu(_mean_cost(features_1, features_0))
+            cost = leaky_relu(_mean_cost(features_1, features_0))
         self.sow("intermediates", "cost", cost)
         correction = _flow_convs(cost, FLOW_KERNEL_SIZE[self.level])
         flow_1to0 = correction if flow_1to0 is None else flow_1to0 + correction
@@ -195,11 +190,11 @@ class Regularization(nn.Module):
         error = jnp.linalg.norm(image_1 - _warp(image_0, flow_1to0, self.level), axis=-1, keepdims=True)
         centred_1to0 = flow_1to0 - jnp.mean(flow_1to0, axis=(-3, -2), keepdims=True)
         if self.level <= 4:
-            features_1 = _leaky_relu(_conv(128, 1, name="feature_conv")(features_1))
+            features_1 = leaky_relu(_conv(128, 1, name="feature_conv")(features_1))
         # The error says where to trust the flow; it is not there to be made small.
         x: Features = jnp.concatenate([jax.lax.stop_gradient(error), centred_1to0, features_1], axis=-1)
         for index, width in enumerate((128, 128, 64, 64, 32, 32), start=1):
-            x = _leaky_relu(_conv(width, 3, name=f"conv_{index}")(x))
+            x = leaky_relu(_conv(width, 3, name=f"conv_{index}")(x))
         if kernel_size == 3:
             distances = _conv(taps, 3, name="distance_conv")(x)
         else:
@@ -273,23 +268,19 @@ def _bilinear_kernel(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _conv(features: int, kernel_size: int | tuple[int, int], *, name: str, strides: int = 1) -> Conv:
-    return Conv(features, kernel_size, strides=strides, kernel_init=_he_normal, name=name)
+    return Conv(features, kernel_size, strides=strides, kernel_init=he_normal, name=name)
 
 
 def _widen(features_1: Features, features_0: Features) -> tuple[Features, Features]:
     """One 1 x 1 convolution for both images."""
     conv = _conv(64, 1, name="feature_conv")
-    return _leaky_relu(conv(features_1)), _leaky_relu(conv(features_0))
+    return leaky_relu(conv(features_1)), leaky_relu(conv(features_0))
 
 
 def _flow_convs(x: Features, last_kernel_size: int) -> Flow:
     for index, width in enumerate((128, 64, 32), start=1):
-        x = _leaky_relu(_conv(width, 3, name=f"conv_{index}")(x))
+        x = leaky_relu(_conv(width, 3, name=f"conv_{index}")(x))
     return _conv(2, last_kernel_size, name="conv_4")(x)
-
-
-def _leaky_relu(x: Features) -> Features:
-    return nn.leaky_relu(x, negative_slope=0.1)
 
 
 def _mean_cost(features_1: Features, features_0: Features) -> CostVolume:
@@ -305,11 +296,3 @@ def _warp(image_0: Features, flow_1to0: Flow, level: int) -> Features:
 def _like(per_channel: Array | tuple[float, ...], x: Array) -> Array:
     """Per-channel constants in the dtype and rank of `x`."""
     return jnp.asarray(per_channel, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _check_images(image_1: Image, image_0: Image) -> None:
-    if image_1.shape != image_0.shape or image_1.shape[-1] != 3 or 0 in image_1.shape:
-        raise ValueError(
-            "flow needs two RGB images of one shape (..., height, width, 3), none of them empty; "
-            f"got {image_1.shape} and {image_0.shape}"
-        )

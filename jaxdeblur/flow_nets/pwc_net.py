@@ -37,6 +37,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdeblur.flow_nets.base import (
+    check_encoded_size,
+    check_images,
+    check_multiple,
+    he_normal,
+    he_normal_transposed,
+    leaky_relu,
+    rounded_up,
+)
 from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.ops.correlation import local_cost_volume
 from jaxdeblur.ops.flow import resize_flow
@@ -147,7 +156,7 @@ class PWCNet(nn.Module):
         Raises:
             ValueError: the images differ in shape, are empty, or are not RGB.
         """
-        _check_images(image_1, image_0)
+        check_images(image_1, image_0)
         height, width = image_1.shape[-3:-1]
         return self.match(self.encode(image_1), self.encode(image_0), height, width)
 
@@ -160,13 +169,14 @@ class PWCNet(nn.Module):
             Features in `compute_dtype`, (..., H64 / 2^l, W64 / 2^l, C_l) at level l, H64 and W64 being height and width
             rounded up to multiples of 64.
         """
-        _check_images(image)
+        check_images(image)
         *lead, height, width, _ = image.shape
         frame: Image = jnp.asarray(image, jnp.float32).reshape(-1, height, width, 3)
         if self.config.channel_order == "bgr":
             frame = frame[..., ::-1]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-            frame = resize_bilinear(frame, _round_up(height), _round_up(width), align_corners=False)
+        whole = rounded_up(height, width, SIZE_MULTIPLE)
+        if whole != (height, width):
+            frame = resize_bilinear(frame, *whole, align_corners=False)
             if self.config.round_resized:
                 levels = jnp.floor(frame * 255 + (0.5 + HALF_LEVEL_SLACK))
                 frame = frame + jax.lax.stop_gradient(levels / 255 - frame)
@@ -179,12 +189,8 @@ class PWCNet(nn.Module):
         Returns:
             As `__call__`: (..., height, width, 2) in pixels of that size.
         """
-        encoded = tuple(2 ** LEVELS[-1] * size for size in encoding_1[LEVELS[-1]].shape[-3:-1])
-        if encoded != (_round_up(height), _round_up(width)):
-            raise ValueError(
-                f"height, width ({height}, {width}) are not those of the encoded images, which fill {encoded} when "
-                f"rounded up to multiples of {SIZE_MULTIPLE}"
-            )
+        rows, columns = encoding_1[LEVELS[-1]].shape[-3:-1]
+        check_encoded_size((2 ** LEVELS[-1] * rows, 2 ** LEVELS[-1] * columns), height, width, SIZE_MULTIPLE)
         finest_1to0 = self._levels(encoding_1, encoding_0)[0]
         # From pixels of H64 x W64 to those of the flow's own grid, a quarter of it, and of height x width.
         return resize_flow(finest_1to0 * (PWC_FLOW_SCALE / 4), height, width, align_corners=False)
@@ -201,13 +207,9 @@ class PWCNet(nn.Module):
         Raises:
             ValueError: as `__call__`, or a size is no multiple of 64.
         """
-        _check_images(image_1, image_0)
+        check_images(image_1, image_0)
         height, width = image_1.shape[-3:-1]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-            raise ValueError(
-                f"levels takes sizes that are multiples of {SIZE_MULTIPLE}, got height, width ({height}, {width}); "
-                "resize the images, or call the model itself, which takes any size"
-            )
+        check_multiple("levels", height, width, SIZE_MULTIPLE)
         return self._levels(self.encode(image_1), self.encode(image_0))
 
     def _levels(self, encoding_1: Encoding, encoding_0: Encoding) -> tuple[Flow, ...]:
@@ -238,7 +240,7 @@ class FeaturePyramid(nn.Module):
         for level, channels in enumerate(self.config.scaled(self.config.pyramid_channels), start=1):
             for index in (1, 2, 3):
                 conv = _conv(self.config, f"conv{level}_{index}", channels, strides=2 if index == 1 else 1)
-                x = _leaky_relu(conv(x))
+                x = leaky_relu(conv(x))
             if level in LEVELS:
                 encoding[level] = x
                 self.sow("intermediates", f"level_{level}", x)
@@ -270,9 +272,9 @@ class LevelDecoder(nn.Module):
             others = [features_1, upsampled_1to0.astype(cfg.dtype), upsampled]
         cost = mean_cost_volume(features_1_f32, features_0_f32)
         self.sow("intermediates", "cost", cost)
-        x = jnp.concatenate([_leaky_relu(cost).astype(cfg.dtype), *others], axis=-1)
+        x = jnp.concatenate([leaky_relu(cost).astype(cfg.dtype), *others], axis=-1)
         for index, channels in enumerate(cfg.scaled(cfg.dense_channels), start=1):
-            new = _leaky_relu(_conv(cfg, f"conv_{index}", channels)(x))
+            new = leaky_relu(_conv(cfg, f"conv_{index}", channels)(x))
             x = jnp.concatenate([new, x], axis=-1)
         flow_1to0 = _flow_conv("flow_conv")(x)
         self.sow("intermediates", "flow_1to0", flow_1to0)
@@ -288,7 +290,7 @@ class ContextNetwork(nn.Module):
     def __call__(self, x: Features) -> Flow:
         channels = self.config.scaled(self.config.context_channels)
         for index, (count, dilation) in enumerate(zip(channels, CONTEXT_DILATIONS), start=1):
-            x = _leaky_relu(_conv(self.config, f"conv_{index}", count, dilation=dilation)(x))
+            x = leaky_relu(_conv(self.config, f"conv_{index}", count, dilation=dilation)(x))
         return _flow_conv("flow_conv")(x)
 
 
@@ -308,40 +310,18 @@ def warp_features(features_0: Features, flow_1to0: Flow, *, mask_threshold: floa
     return jnp.where(counts[..., None], features_0on1, 0.0)
 
 
-# Of a transposed convolution's kernel, an output value sees a quarter of the taps.
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-_he_normal_transposed = nn.initializers.variance_scaling(4 * 2.0, "fan_in", "normal")
-
-
 def _conv(config: PWCNetConfig, name: str, channels: int, *, strides: int = 1, dilation: int = 1) -> Conv:
-    return Conv(channels, 3, strides=strides, dilation=dilation, kernel_init=_he_normal, dtype=config.dtype, name=name)
+    return Conv(channels, 3, strides=strides, dilation=dilation, kernel_init=he_normal, dtype=config.dtype, name=name)
 
 
 def _flow_conv(name: str) -> Conv:
-    return Conv(2, 3, kernel_init=_he_normal, dtype=jnp.float32, name=name)
+    return Conv(2, 3, kernel_init=he_normal, dtype=jnp.float32, name=name)
 
 
 def _upsample(name: str, dtype: Any) -> ConvTranspose:
-    return ConvTranspose(2, 4, kernel_init=_he_normal_transposed, dtype=dtype, name=name)
-
-
-def _leaky_relu(x: Features) -> Features:
-    return nn.leaky_relu(x, negative_slope=0.1)
-
-
-def _round_up(size: int) -> int:
-    return -(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE
+    return ConvTranspose(2, 4, kernel_init=he_normal_transposed, dtype=dtype, name=name)
 
 
 def _with_lead(x: Features, lead: Any) -> Features:
     """Gives (B, H, W, C) back the leading axes that were joined to B."""
     return x.reshape(*lead, *x.shape[-3:])
-
-
-def _check_images(*images: Image) -> None:
-    shapes = [image.shape for image in images]
-    if len(set(shapes)) > 1 or shapes[0][-1] != 3 or 0 in shapes[0]:
-        raise ValueError(
-            "flow needs RGB images of one shape (..., height, width, 3), none of them empty; got "
-            + " and ".join(map(str, shapes))
-        )

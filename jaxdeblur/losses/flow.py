@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Integer
 
+from jaxdeblur.ops.flow import vector_length
 from jaxdeblur.ops.resample import downsample_area
 from jaxdeblur.types import Array, CostVolume, Flow, Mask, Scalars
 
@@ -47,9 +48,7 @@ def end_point_error(flow: Flow, target: Flow) -> Float[Array, "..."]:
     """
     if flow.shape != target.shape:
         raise ValueError(f"flow has shape {flow.shape} but target has {target.shape}; resize with resize_flow first")
-    squared = jnp.sum(jnp.square(flow.astype(jnp.float32) - target.astype(jnp.float32)), axis=-1)
-    differs = squared > 0
-    return jnp.where(differs, jnp.sqrt(jnp.where(differs, squared, 1.0)), 0.0)
+    return vector_length(flow.astype(jnp.float32) - target.astype(jnp.float32))[..., 0]
 
 
 def mean_end_point_error(flow: Flow, target: Flow, valid: Mask) -> Scalars:

@@ -40,6 +40,8 @@ from jaxdeblur.ops.warp import inside_weight, warp_backward
 from jaxdeblur.types import BeyondEnds, Clip, Features, Flow, Image, Mask, PyTree
 
 SIZE_MULTIPLE = 4
+_TRIPLES = (slice(None, -2), slice(1, -1), slice(2, None))
+"""Of the frames in time: those that are previous, current and following in turn."""
 _BRANCH = 0.01  # of "pass": relative size of what is added to the frame that is passed on
 VALID_WEIGHT = 0.999
 """A warped pixel counts where this share of its bilinear weights lies inside the frame."""
@@ -195,18 +197,10 @@ class CDVDTSP(nn.Module):
         images = jnp.asarray(window, jnp.float32)
         stages = []
         for _ in range(self.config.stages):
-            batch, count = images.shape[:2]
-            frames = self._see(images.reshape(batch * count, *images.shape[2:]))
-
-            def of(offset: int, batch: int = batch, count: int = count, frames: SeenFrame = frames) -> SeenFrame:
-                def cut(x: jax.Array) -> jax.Array:
-                    part = x.reshape(batch, count, *x.shape[1:])[:, offset : offset + count - 2]
-                    return part.reshape(batch * (count - 2), *x.shape[1:])
-
-                return jax.tree.map(cut, frames)
-
-            outputs = self._restore(of(0), of(1), of(2))
-            stages.append(jax.tree.map(lambda x, b=batch, n=count: x.reshape(b, n - 2, *x.shape[1:]), outputs))
+            batch = len(images)
+            frames = _split_time(self._see(_join_time(images)), batch)
+            triples = (jax.tree.map(lambda x, part=part: x[:, part], frames) for part in _TRIPLES)
+            stages.append(_split_time(self._restore(*map(_join_time, triples)), batch))
             images = stages[-1].restored
         return tuple(stages)
 
@@ -363,6 +357,16 @@ def _with_three_passed(initializer: Initializer, first: int) -> Callable[..., ja
         return values.at[shape[0] // 2, shape[1] // 2, first + channels, channels].set(1)
 
     return kernel
+
+
+def _join_time(tree: Any) -> Any:
+    """(B, T, ...) -> (B T, ...)."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def _split_time(tree: Any, batch: int) -> Any:
+    """(B T, ...) -> (B, T, ...)."""
+    return jax.tree.map(lambda x: x.reshape(batch, -1, *x.shape[1:]), tree)
 
 
 def _frame_numbers(count: int, around: int) -> list[int]:

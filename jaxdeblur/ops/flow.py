@@ -1,10 +1,10 @@
-"""Optical flow as an array: resizing, colours."""
+"""Optical flow as an array: lengths, resizing, colours."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.ops.resample import resize_bilinear
-from jaxdeblur.types import Flow, Image
+from jaxdeblur.types import Features, Flow, Image
 
 _WHEEL_HUES = (0, 15, 21, 25, 36, 49, 55)
 """Where the corners of the colour wheel lie among its 55 hues: red, yellow, green, cyan, blue, magenta, red again."""
@@ -27,6 +27,14 @@ def resize_flow(flow_1to0: Flow, height: int, width: int, *, align_corners: bool
     scale = jnp.asarray([width / old_width, height / old_height], flow_1to0.dtype)
     resized = resize_bilinear(flow_1to0, height, width, align_corners=align_corners)
     return resized * scale.reshape((1,) * (resized.ndim - 1) + (2,))
+
+
+def vector_length(vectors: Features) -> Features:
+    """Euclidean norm over the last axis, which is kept: (..., C) -> (..., 1). Where the vector is zero the norm has no
+    gradient, and zero is taken for it."""
+    squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
 def flow_to_colour(flow: Flow, *, max_px: float | None = None) -> Image:

@@ -251,5 +251,5 @@ def test_sizes_and_shapes_are_checked():
     with pytest.raises(ValueError, match=r"multiples of 32, got height, width \(40, 64\); resize"):
         model.apply(variables, image, image, method="half_resolution")
     for other in (image[:, :39], image[..., :2], image[:0]):
-        with pytest.raises(ValueError, match="two RGB images of one shape"):
+        with pytest.raises(ValueError, match="RGB images of one shape"):
             model.apply(variables, image if other.shape[-1] == 3 and len(other) else other, other)
