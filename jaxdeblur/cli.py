@@ -92,9 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--photographs", metavar="FOLDER", help="cut textures from these instead of drawing them")
     scenes.set_defaults(run=_scenes)
 
-    convert = commands.add_parser("convert", help="turn an official .pth file into a checkpoint")
+    convert = commands.add_parser("convert", help="turn an official file of weights into a checkpoint")
     convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
-    convert.add_argument("file", metavar="FILE", help="the .pth file")
+    convert.add_argument(
+        "file", metavar="FILE", help="the .pth file; for svrnn and flownet2s_small a .npz of the Caffe layers' blobs"
+    )
     convert.add_argument("target", metavar="OUT", help="the checkpoint folder to write")
     convert.set_defaults(run=_convert)
     return parser
@@ -154,10 +156,13 @@ def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
 
 def _convert(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import save_model
-    from jaxdeblur.interop import from_torch
-    from jaxdeblur.interop.files import load_torch_file
+    from jaxdeblur.interop import from_caffe, from_torch
+    from jaxdeblur.interop.files import load_arrays, load_torch_file
 
-    variables = from_torch(arguments.name, load_torch_file(arguments.file))
+    if arguments.file.endswith(".npz"):
+        variables = from_caffe(arguments.name, load_arrays(arguments.file))
+    else:
+        variables = from_torch(arguments.name, load_torch_file(arguments.file))
     save_model(arguments.target, name=arguments.name, options={}, variables=variables)
     print(f"{arguments.target}: {arguments.name}")
 

@@ -42,22 +42,31 @@ from jaxdeblur.data.flow_pairs import (
 )
 from jaxdeblur.data.pipeline import video_folder_batches
 from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_batch
-from jaxdeblur.data.transforms import FLIPS, MTU_AUGMENTATION, QUARTER_TURNS_AND_FLIPS, to_float_batch
+from jaxdeblur.data.transforms import (
+    FLIPS,
+    MTU_AUGMENTATION,
+    QUARTER_TURNS_AND_FLIPS,
+    SVRNN_AUGMENTATION,
+    to_float_batch,
+)
 from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
 from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
 from jaxdeblur.evaluation.flow import FlowEvaluation, FlowScene, FlowTruth
 from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import EvaluationClip
+from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
-from jaxdeblur.interop import from_torch
-from jaxdeblur.interop.files import load_torch_file
+from jaxdeblur.interop import from_caffe, from_torch
+from jaxdeblur.interop.files import load_arrays, load_torch_file
 from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
+from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
 from jaxdeblur.objectives import Objective
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
+from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.sharding import AXIS, shard_batch
 from jaxdeblur.types import Array, Batch, PyTree
@@ -74,9 +83,12 @@ AUGMENTATIONS = {
     "mtu": MTU_AUGMENTATION,
     "flips": FLIPS,
     "quarter_turns_and_flips": QUARTER_TURNS_AND_FLIPS,
+    "svrnn": SVRNN_AUGMENTATION,
 }
 FLOW_NETWORKS = {"pwcnet": "pwcnet_cdvd", "flownet2": "flownet2"}
 """Names, for create_model, of the flow networks inside CDVD-TSP."""
+TRAINABLE_FLOW_NETWORKS = ("pwcnet_cdvd", "flownet2s_small")
+"""Those that configs/pwcnet.py can train for a deblurring network to start from."""
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -127,6 +139,8 @@ def build_objective(config: ConfigDict, model: Any) -> Objective:
         return MultiTaskUnitObjective(model, updates_per_batch=config.data.frames, **options)
     if isinstance(model, CDVDTSP):
         return CDVDTSPObjective(model, **options)
+    if isinstance(model, SVRNN):
+        return SVRNNObjective(model, **options)
     return OpticalFlowObjective(model, **options)
 
 
@@ -142,6 +156,7 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
             factor=options.factor,
             final_fraction=options.final_fraction,
             warmup_steps=options.warmup_steps,
+            decay_steps=options.get("decay_steps"),
         )
         for name, learning_rate in options.learning_rates.items()
     }
@@ -161,6 +176,7 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
             adam={"b1": options.b1, "b2": options.b2, "eps": options.eps},
             clip_norm=options.clip_norm,
             weight_decay=options.get("weight_decay", 0.0),
+            undecayed=options.get("undecayed", ()),
         )
         for group in objective.groups
     }
@@ -196,23 +212,26 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`.
 
     initial.flow_checkpoint is an official file or a checkpoint of ours; without one, the run of configs/pwcnet.py in
-    initial.flow_workdir is taken if there is one and a PWC-Net is asked for; otherwise a warning says that the flow
-    network starts from nothing.
+    initial.flow_workdir is taken if there is one of the network that is asked for; otherwise a warning says that the
+    flow network starts from nothing.
     """
-    if not isinstance(model, CDVDTSP) or "flow_net" not in params:
+    if "flow_net" not in params:
         return params
-    name, options = FLOW_NETWORKS[model.config.flow], config.initial
+    if isinstance(model, CDVDTSP):
+        name, width = FLOW_NETWORKS[model.config.flow], model.config.flow_width
+    else:
+        name, width = "flownet2s_small", SMALL_WIDTH * model.config.width
+    options, trainable = config.initial, name in TRAINABLE_FLOW_NETWORKS
     if options.flow_checkpoint:
         path = options.flow_checkpoint
-    elif model.config.flow == "pwcnet" and is_run_with_checkpoint(options.flow_workdir):
+    elif trainable and is_run_with_checkpoint(options.flow_workdir):
         path = options.flow_workdir
     else:
         way_out = "Give official weights: --config.initial.flow_checkpoint=FILE"
-        if model.config.flow == "pwcnet":
-            width = "" if model.config.flow_width == 1 else f" --config.model.width={model.config.flow_width}"
+        if trainable:
             way_out += (
-                f"; or train it first: python train.py --config=configs/pwcnet.py{width} "
-                f"--workdir={options.flow_workdir}"
+                f"; or train it first: python train.py --config=configs/pwcnet.py --config.model.name={name} "
+                f"--config.model.width={width} --workdir={options.flow_workdir}"
             )
         logger.warning("THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and will hardly learn to align frames. %s", way_out)
         return params
@@ -220,11 +239,18 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
         network, variables = load_model(path)
         if type(network) is not type(create_model(name)):
             raise ValueError(f"{path} is a {type(network).__name__}; expected a {name} for the flow network")
+        if getattr(network.config, "channel_order", "rgb") == "bgr":
+            logger.warning("%s was trained on BGR; here it is given RGB, as the released code does", path)
+    elif path.endswith(".npz"):
+        variables = from_caffe(name, load_arrays(path))
     else:
         variables = from_torch(name, load_torch_file(path))
-    check_same_params(params["flow_net"], variables["params"], path)
+    found = variables["params"]
+    if isinstance(model, SVRNN):  # which has two layers more
+        found = in_pixels_of_own_grid({**params["flow_net"], **found})
+    check_same_params(params["flow_net"], found, path)
     logger.info("the flow network starts from %s", path)
-    return {**params, "flow_net": variables["params"]}
+    return {**params, "flow_net": found}
 
 
 def flow_pairs(config: ConfigDict, *, held_out: bool) -> list[FlowPair]:

@@ -19,6 +19,7 @@ class IdentityModel(nn.Module):
     future_frames: int = 1
     size_multiple: int = 8
     beyond_ends: str = "repeat"
+    padding: str = "edge"
 
     def start(self, window):
         return jnp.zeros_like(window[:, 0])

@@ -236,6 +236,8 @@ def flow_pair_batches(
         raise ValueError("the index holds no pairs; make one with index_sintel or index_flying_chairs")
     if augment is not None and augment.noise_probability * augment.noise_sigma > 0:
         raise ValueError("augment has noise, but pairs with flow are only turned and flipped; set noise_sigma=0")
+    if augment is not None and (augment.lowest_scale < 1 or augment.permute_colours):
+        raise ValueError("augment resizes or permutes colours, but pairs with flow are only turned and flipped")
     if scale_range is not None and not 0.5 <= scale_range[0] <= scale_range[1]:
         raise ValueError(f"scale_range is (lowest, highest) factor, at least 0.5, not {scale_range}")
     with ThreadPoolExecutor(_INDEX_THREADS) as pool:

@@ -32,7 +32,7 @@ from jaxdeblur.data.clips import (
     window_of_sample,
 )
 from jaxdeblur.data.pack import find_packed, open_packed
-from jaxdeblur.data.transforms import Augmentation, check_crop, draw_geometry, orient
+from jaxdeblur.data.transforms import Augmentation, check_crop, draw_geometry, orient, resize_to_crop
 from jaxdeblur.data.video_folder import SIDES, ClipFiles, Side
 
 _PREFETCHED_BATCHES = 2
@@ -134,6 +134,7 @@ class _Plans:
             "packed_folder": os.fsencode(folder or ""),
             "box_px": np.array([geometry.top_px, geometry.left_px, geometry.height_px, geometry.width_px], np.int32),
             "turns": np.array([geometry.swap_axes, geometry.reverse_rows, geometry.reverse_columns]),
+            "channels": np.array(geometry.channels, np.int32),
         }
         frame_numbers: dict[Side, list[int]] = {
             "blur": blurred_frame_numbers(window, clip.n_frames, self.spec),
@@ -157,7 +158,7 @@ def _iterate(
 
     height_px, width_px = plans.crop_px
     n_frames = {"blur": plans.spec.past + plans.spec.frames + plans.spec.future, "sharp": plans.spec.frames}
-    plan_dtypes = {"packed_folder": tf.string, "box_px": tf.int32, "turns": tf.bool}
+    plan_dtypes = {"packed_folder": tf.string, "box_px": tf.int32, "turns": tf.bool, "channels": tf.int32}
     for side in SIDES:
         plan_dtypes |= {f"{side}_paths": tf.string, f"{side}_frames": tf.int32, f"{side}_positions": tf.int32}
 
@@ -171,7 +172,7 @@ def _iterate(
         plan = dict(zip(plan_dtypes, values))
         plan["box_px"] = tf.ensure_shape(plan["box_px"], (4,))
         return {
-            side: tf.ensure_shape(_read_side(tf, plan, side), (n_frames[side], height_px, width_px, 3))
+            side: tf.ensure_shape(_read_side(tf, plan, side, plans.crop_px), (n_frames[side], height_px, width_px, 3))
             for side in SIDES
         }
 
@@ -199,8 +200,8 @@ def _iterate(
         atexit.unregister(live.clear)
 
 
-def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side) -> Any:
-    """The window of one side, cropped and turned: (frames, h, w, 3) uint8."""
+def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side, crop_px: tuple[int, int]) -> Any:
+    """The window of one side, cropped, turned and resized: (frames, h, w, 3) uint8."""
 
     def from_images() -> Any:
         return tf.map_fn(
@@ -214,7 +215,8 @@ def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side) -> Any:
         return tf.numpy_function(functools.partial(_read_packed, side), arguments, tf.uint8, stateful=False)
 
     frames = tf.cond(tf.equal(plan["packed_folder"], ""), from_images, from_packed)
-    frames = tf.numpy_function(_turn, [frames, plan["turns"]], tf.uint8, stateful=False)
+    turn = functools.partial(_turn, crop_px=crop_px)
+    frames = tf.numpy_function(turn, [frames, plan["turns"], plan["channels"]], tf.uint8, stateful=False)
     return tf.gather(frames, plan[f"{side}_positions"])
 
 
@@ -249,11 +251,10 @@ def _read_packed(side: Side, folder: bytes, frames: np.ndarray, box_px: np.ndarr
     return np.stack([frames_u8[frame, rows, columns] for frame in frames])
 
 
-def _turn(frames: np.ndarray, turns: np.ndarray) -> np.ndarray:
+def _turn(frames: np.ndarray, turns: np.ndarray, channels: np.ndarray, *, crop_px: tuple[int, int]) -> np.ndarray:
     swap_axes, reverse_rows, reverse_columns = turns.tolist()
-    return np.ascontiguousarray(
-        orient(frames, swap_axes=swap_axes, reverse_rows=reverse_rows, reverse_columns=reverse_columns)
-    )
+    turned = orient(frames, swap_axes=swap_axes, reverse_rows=reverse_rows, reverse_columns=reverse_columns)
+    return resize_to_crop(np.ascontiguousarray(turned[..., channels]), crop_px)
 
 
 def _raise_if_unreadable(tf: ModuleType, plan: dict[str, Any]) -> None:

@@ -5,12 +5,15 @@ applied on the host, to bytes; the noise needs floats and is added on the accele
 inside the jitted step.
 """
 
+import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer, UInt8
+from PIL import Image
 
 from jaxdeblur.types import Array, Batch, Clip
 
@@ -32,6 +35,11 @@ class Augmentation:
     """For each frame; blurred and sharp share the decision and have noise of their own."""
     noise_sigma: float
     """Standard deviation of the Gaussian noise, in units of the range [0, 1]."""
+    lowest_scale: float = 1.0
+    """Windows are cut larger and resized (triangle filter, antialiased) by a factor drawn uniformly from here to 1, but
+    none so low that the frame is too small."""
+    permute_colours: bool = False
+    """One of the six orders of the channels, the same for the whole window."""
 
     def __post_init__(self) -> None:
         for field in ("rotation_probability", "flip_probability", "noise_probability"):
@@ -41,6 +49,8 @@ class Augmentation:
             weights = getattr(self, field)
             if len(weights) != 3 or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
                 raise ValueError(f"{field} are three shares that add to 1, not {weights}")
+        if not 0 < self.lowest_scale <= 1:
+            raise ValueError(f"lowest_scale is a factor above 0 and up to 1, not {self.lowest_scale}")
         if self.noise_sigma < 0:
             raise ValueError(f"noise_sigma is a standard deviation >= 0, not {self.noise_sigma}")
 
@@ -82,10 +92,15 @@ QUARTER_TURNS_AND_FLIPS = Augmentation(
 )
 """Each of the eight ways to lay down a picture, equally often; the crop must fit upright and lying."""
 
+SVRNN_AUGMENTATION = dataclasses.replace(QUARTER_TURNS_AND_FLIPS, lowest_scale=0.5, permute_colours=True)
+"""Our reading of "random crop, resize, rotate, scale, colour permutation" in Zhang et al. (TCSVT 2021), which gives no
+ranges."""
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """A box of the stored frame, then its axes swapped or not, then its rows and its columns reversed or not.
+    """A box of the stored frame, then its axes swapped or not, then its rows and its columns reversed or not, then its
+    channels in another order; last it is resized to the crop, if it is not of that size.
 
     Every rotation by quarter turns with every flip is one of these eight, and a crop after them is a crop
     before them: so only the box need be decoded.
@@ -98,6 +113,7 @@ class Geometry:
     swap_axes: bool
     reverse_rows: bool
     reverse_columns: bool
+    channels: tuple[int, ...] = (0, 1, 2)
 
 
 def check_crop(
@@ -127,7 +143,8 @@ def draw_geometry(
     crop_px: tuple[int, int],
     augmentation: Augmentation | None,
 ) -> Geometry:
-    """The geometry of sample number `sample`: rotation, then flip, then a crop at a uniformly random place.
+    """The geometry of sample number `sample`: rotation, flip, scale, order of colours, and a crop at a uniformly random
+    place.
 
     Args:
         seed: the run's, 0 to 2**32-1.
@@ -138,8 +155,8 @@ def draw_geometry(
         augmentation: None crops only, at the place that the same draw gives.
     """
     # One number each, always, so that no draw moves another. NumPy promises to keep the bits of Philox.
-    bits = np.random.Philox(np.random.SeedSequence((_GEOMETRY_STREAM, seed, sample))).random_raw(6)
-    rotate, rotation, flip, flip_kind, down, right = ((bits >> np.uint64(11)) * 2.0**-53).tolist()
+    bits = np.random.Philox(np.random.SeedSequence((_GEOMETRY_STREAM, seed, sample))).random_raw(8)
+    rotate, rotation, flip, flip_kind, down, right, scale, colours = ((bits >> np.uint64(11)) * 2.0**-53).tolist()
     swap_axes = reverse_rows = reverse_columns = False
     if augmentation is not None and rotate < augmentation.rotation_probability:
         counter_clockwise, clockwise, _ = np.cumsum(augmentation.rotation_weights)
@@ -154,6 +171,13 @@ def draw_geometry(
 
     # A place drawn uniformly in the stored frame is one drawn uniformly in the turned frame.
     height_px, width_px = crop_px[::-1] if swap_axes else crop_px
+    channels: tuple[int, ...] = (0, 1, 2)
+    if augmentation is not None:
+        factor = 1 - (1 - augmentation.lowest_scale) * scale
+        factor = max(factor, height_px / frame_size_px[0], width_px / frame_size_px[1])
+        height_px, width_px = round(height_px / factor), round(width_px / factor)
+        if augmentation.permute_colours:
+            channels = list(itertools.permutations(range(3)))[int(6 * colours)]
     return Geometry(
         top_px=int(down * (frame_size_px[0] - height_px + 1)),
         left_px=int(right * (frame_size_px[1] - width_px + 1)),
@@ -162,6 +186,7 @@ def draw_geometry(
         swap_axes=swap_axes,
         reverse_rows=reverse_rows,
         reverse_columns=reverse_columns,
+        channels=channels,
     )
 
 
@@ -174,6 +199,14 @@ def orient(cropped: np.ndarray, *, swap_axes: bool, reverse_rows: bool, reverse_
     if reverse_columns:
         cropped = cropped[..., ::-1, :]
     return cropped
+
+
+def resize_to_crop(cropped: np.ndarray, crop_px: tuple[int, int]) -> np.ndarray:
+    """Frames (T, h, w, 3) uint8 of a box, antialiased, at (height, width) of the crop; as they are if they have it."""
+    if cropped.shape[1:3] == tuple(crop_px):
+        return cropped
+    size = (crop_px[1], crop_px[0])
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in cropped])
 
 
 def to_float_batch(

@@ -79,7 +79,7 @@ class FlowNetC(SingleFlowNet):
         reduced_1 = contract(self.config, (REDUCTION,), features_1)[3]
         x = jnp.concatenate([reduced_1, cost.astype(reduced_1.dtype)], axis=-1)
         skips = {2: jnp.split(features[2], 2)[0], **contract(self.config, CONTRACTION_FROM_3_1, x)}
-        flows_1to0 = refine(self.config, skips, REFINEMENT, inter_convs=False, upsampling_bias=True)
+        flows_1to0 = refine(self.config, skips, REFINEMENT, inter_convs=False, upsampling_bias=True).flows_1to0
         self.sow("intermediates", "levels", flows_1to0)
         return flows_1to0
 
@@ -95,7 +95,7 @@ class FlowNetSD(SingleFlowNet):
     @nn.compact
     def frame_levels(self, frame_1: Image, frame_0: Image) -> Levels:
         skips = contract(self.config, CONTRACTION_SD, jnp.concatenate([frame_1, frame_0], axis=-1))
-        flows_1to0 = refine(self.config, skips, REFINEMENT, inter_convs=True, upsampling_bias=True)
+        flows_1to0 = refine(self.config, skips, REFINEMENT, inter_convs=True, upsampling_bias=True).flows_1to0
         self.sow("intermediates", "levels", flows_1to0)
         return flows_1to0
 
@@ -108,7 +108,7 @@ class FlowNetFusion(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Flow:
         skips = contract(self.config, CONTRACTION_SMALL, x)
-        return refine(self.config, skips, REFINEMENT_FUSION, inter_convs=True, upsampling_bias=True)[0]
+        return refine(self.config, skips, REFINEMENT_FUSION, inter_convs=True, upsampling_bias=True).flows_1to0[0]
 
 
 class FlowNet2(FlowNetBase):

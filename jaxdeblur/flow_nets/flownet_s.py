@@ -13,7 +13,7 @@ Stages of every network of the family:
 Units: the five flows are in full-resolution pixels divided by FLOW_UNIT_PX at every level, so that they are not
 rescaled from one level to the next.
 Conventions: no normalisation layers; LeakyReLU slope 0.1.
-Parameters of FlowNetS: 38,676,506.
+Parameters of FlowNetS: 38,676,506; of the small variant, FlowNet2-s, with 3/8 of the channels: 5,462,674.
 
 Papers: Dosovitskiy et al., "FlowNet: Learning Optical Flow with Convolutional Networks", ICCV 2015; Ilg et al.,
 "FlowNet 2.0: Evolution of Optical Flow Estimation with Deep Networks", CVPR 2017. The network is FlowNet2S of
@@ -45,6 +45,8 @@ from jaxdeblur.types import Features, Flow, Image
 
 FLOW_UNIT_PX = 20.0
 SIZE_MULTIPLE = 64
+SMALL_WIDTH = 3 / 8
+"""Of FlowNet2-s."""
 
 Levels: TypeAlias = tuple[Flow, ...]
 """Flows in network units, finest first, each on half the grid of the one before."""
@@ -118,6 +120,13 @@ def contract(config: FlowNetConfig, layers: tuple[Layer, ...], x: Features) -> d
     return features
 
 
+class Refinement(NamedTuple):
+    """What the refining part makes."""
+
+    flows_1to0: Levels
+    joined: dict[int, Features]  # level -> features, upsampled features and upsampled flow side by side
+
+
 def refine(
     config: FlowNetConfig,
     skips: Mapping[int, Features],
@@ -125,7 +134,9 @@ def refine(
     *,
     inter_convs: bool,
     upsampling_bias: bool,
-) -> Levels:
+    flow_channels: int = 2,
+    finest_flow: int = 0,
+) -> Refinement:
     """The refining part. Call within a compact method: the layers become that module's.
 
     Args:
@@ -135,28 +146,31 @@ def refine(
         inter_convs: below the coarsest level, a convolution without activation, to the same number of channels, goes
             before each prediction.
         upsampling_bias: the layers that upsample flows have a bias.
+        flow_channels: two a flow.
+        finest_flow: at levels below this no flow is predicted.
     """
     level = max(skips)
-    x = skips[level]
-    flows_1to0 = [_predict_flow(level)(x)]
+    joined = {level: (x := skips[level])}
+    flows_1to0 = [_predict_flow(level, flow_channels)(x)]
     for level, count in channels.items():
         upsampled = leaky_relu(_conv_transpose(config.channels(count), f"deconv{level}", dtype=config.dtype)(x))
         upsample_flow = _conv_transpose(
-            2, f"upsampled_flow{level + 1}_to_{level}", dtype=jnp.float32, use_bias=upsampling_bias
+            flow_channels, f"upsampled_flow{level + 1}_to_{level}", dtype=jnp.float32, use_bias=upsampling_bias
         )
         flow_1to0 = upsample_flow(flows_1to0[-1]).astype(upsampled.dtype)
-        x = jnp.concatenate([skips[level], upsampled, flow_1to0], axis=-1)
-        basis = _conv(config, f"inter_conv{level}", count, 3)(x) if inter_convs else x
-        flows_1to0.append(_predict_flow(level)(basis))
-    return tuple(reversed(flows_1to0))
+        joined[level] = x = jnp.concatenate([skips[level], upsampled, flow_1to0], axis=-1)
+        if level >= finest_flow:
+            basis = _conv(config, f"inter_conv{level}", count, 3)(x) if inter_convs else x
+            flows_1to0.append(_predict_flow(level, flow_channels)(basis))
+    return Refinement(tuple(reversed(flows_1to0)), joined)
 
 
 def _conv(config: FlowNetConfig, name: str, channels: int, kernel_size: int, strides: int = 1) -> Conv:
     return Conv(config.channels(channels), kernel_size, strides, kernel_init=he_normal, dtype=config.dtype, name=name)
 
 
-def _predict_flow(level: int) -> Conv:
-    return Conv(2, 3, kernel_init=he_normal, dtype=jnp.float32, name=f"predict_flow{level}")
+def _predict_flow(level: int, channels: int) -> Conv:
+    return Conv(channels, 3, kernel_init=he_normal, dtype=jnp.float32, name=f"predict_flow{level}")
 
 
 def _conv_transpose(channels: int, name: str, *, dtype: Any, use_bias: bool = True) -> ConvTranspose:
@@ -244,7 +258,12 @@ class SingleFlowNet(FlowNetBase):
 
 
 class FlowNetS(SingleFlowNet):
-    """See the head of this file. Sows its five flows into the collection "intermediates" as "levels"."""
+    """See the head of this file. Sows its five flows into the collection "intermediates" as "levels".
+
+    upsampling_bias: the layers that upsample flows have a bias: those of the small variant, FlowNet2-s, do.
+    """
+
+    upsampling_bias: bool = False
 
     def frame_levels(self, frame_1: Image, frame_0: Image) -> Levels:
         return self.network(jnp.concatenate([frame_1, frame_0], axis=-1))
@@ -253,7 +272,8 @@ class FlowNetS(SingleFlowNet):
     def network(self, x: Features) -> Levels:
         """The bare network: (B, H, W, any) -> five flows; H and W multiples of 64."""
         skips = contract(self.config, CONTRACTION + CONTRACTION_FROM_3_1, x)
-        flows_1to0 = refine(self.config, skips, REFINEMENT, inter_convs=False, upsampling_bias=False)
+        refined = refine(self.config, skips, REFINEMENT, inter_convs=False, upsampling_bias=self.upsampling_bias)
+        flows_1to0 = refined.flows_1to0
         self.sow("intermediates", "levels", flows_1to0)
         return flows_1to0
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from jaxdeblur.interop import cdvd_tsp, flownet2, lite_flow_net, multi_task_unit, pwc_net
+from jaxdeblur.interop import cdvd_tsp, flownet2, lite_flow_net, multi_task_unit, pwc_net, svrnn
 from jaxdeblur.interop.layout import Table, find_faults, to_variables
 from jaxdeblur.types import Variables
 
@@ -23,7 +23,31 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "flownet2c": flownet2.flownet_c_table,
     "flownet2s": flownet2.flownet_s_table,
     "flownet2sd": flownet2.flownet_sd_table,
+    "flownet2s_small": svrnn.small_flownet_s_table,
+    "svrnn": svrnn.table,
 }
+
+
+# Released Caffe weights are first brought into this toolkit's order.
+CAFFE: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "svrnn": svrnn.reordered,
+    "flownet2s_small": svrnn.blue_last,
+}
+
+
+def from_caffe(name: str, arrays: Mapping[str, Any]) -> Variables:
+    """Flax variables, NumPy float32, from weights of a Caffe release.
+
+    Args:
+        name: "svrnn" or "flownet2s_small".
+        arrays: "<layer>.weight" and "<layer>.bias" -> the layer's blobs 0 and 1, under the released names and in the
+            released order; `interop.files.load_arrays` reads them from a .npz file.
+    Raises:
+        ValueError: as `from_torch`.
+    """
+    if name not in CAFFE:
+        raise ValueError(f"no Caffe weights are known for {name!r}; choose from {', '.join(CAFFE)}")
+    return from_torch(name, CAFFE[name](arrays))
 
 
 def from_torch(name: str, state_dict: Mapping[str, Any]) -> Variables:

@@ -1,4 +1,4 @@
-"""Opens the files released weights come in; the one place that needs PyTorch."""
+"""Opens the files released weights come in; the one place that needs PyTorch, and only for PyTorch's."""
 
 import os
 import pickle
@@ -8,6 +8,21 @@ import numpy as np
 
 # What training code wraps the weights in: {"state_dict": ..., "epoch": 3}, {"params": ...}.
 WRAPPERS = ("state_dict", "params")
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Names -> arrays of a .npz file, into which weights of other frameworks are saved. Nothing is unpickled.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is no .npz file, is damaged, or holds Python objects.
+    """
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # zipfile, zlib and NumPy meet damage with whatever they trip over
+            raise ValueError(f"{path} is no .npz file of arrays, or is damaged: {error}") from error
 
 
 def load_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@
 layers pad both sides alike, as the networks' definitions do.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -108,3 +109,15 @@ class ConvTranspose(nn.Module):
         y = jnp.stack(parities, axis=3).reshape(batch, height, width, 2, 2, self.features)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, self.features)
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+def passing_three(initializer: Initializer, *, first: int) -> Callable[..., jax.Array]:
+    """Of a convolution's kernel: inputs first .. first + 2 come out as outputs 0 .. 2 and nothing else
+    does; further outputs are as `initializer` has them."""
+
+    def kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        channels = jnp.arange(min(3, shape[3]))
+        values = initializer(key, shape, dtype).at[..., channels].set(0)
+        return values.at[shape[0] // 2, shape[1] // 2, first + channels, channels].set(1)
+
+    return kernel

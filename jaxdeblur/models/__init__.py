@@ -3,7 +3,7 @@
 A deblurring model restores clips (B, T, H, W, 3) in [0, 1] when called, and frame by frame through
 
     past_frames, future_frames, beyond_ends    what a step looks at, and what stands for frames there are none of
-    size_multiple                              what height and width must be multiples of
+    size_multiple, padding                     what height and width must be multiples of, and what fills them up
     start(window) -> carry                     before the first frame; window (B, past + 1 + future, H, W, 3)
     step(carry, window) -> carry, outputs      outputs.restored (B, H, W, 3)
     explain(carry, window) -> pictures         by name, (B, H, W, 3) in [0, 1]; what `deblur --explain` writes
@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdeblur.flow_nets.flownet2 import FlowNet2, FlowNetC, FlowNetSD
-from jaxdeblur.flow_nets.flownet_s import FlowNetBase, FlowNetConfig, FlowNetS
+from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH, FlowNetBase, FlowNetConfig, FlowNetS
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, NVLABS, PWCNet, PWCNetConfig
 from jaxdeblur.models.cdvd_tsp import CDVDTSP, CDVDTSPConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
+from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig
 from jaxdeblur.types import Variables
 
 
@@ -50,12 +51,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     # The paper names only the channels; the published parameter count fits six residual blocks.
     "mtu10l": _multi_task_units(units=10, channels=48, residual_blocks=6),
     "cdvd_tsp": lambda **options: CDVDTSP(_configure(CDVDTSPConfig, {}, options)),
+    "svrnn": lambda **options: SVRNN(_configure(SVRNNConfig, {}, options)),
     "pwcnet": _pwc_net(NVLABS),
     "pwcnet_cdvd": _pwc_net(CDVD_TSP),
     "flownet2": _flownet(FlowNet2),
     "flownet2c": _flownet(FlowNetC),
     "flownet2s": _flownet(FlowNetS),
     "flownet2sd": _flownet(FlowNetSD),
+    "flownet2s_small": lambda **options: FlowNetS(
+        _configure(FlowNetConfig, {"width": SMALL_WIDTH}, options), upsampling_bias=True
+    ),
     "liteflownet": lambda **options: LiteFlowNet(**_checked("liteflownet", options, ())),
 }
 """Name -> function of the options that makes the module."""

@@ -22,22 +22,21 @@ neighbour that is computed and never read.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import Initializer, variance_scaling
+from jax.nn.initializers import variance_scaling
 
 from jaxdeblur.flow_nets.flownet2 import FlowNet2
 from jaxdeblur.flow_nets.flownet_s import FlowNetConfig
 from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, PWCNet
-from jaxdeblur.layers.conv import Conv, ConvTranspose
+from jaxdeblur.layers.conv import Conv, ConvTranspose, passing_three
 from jaxdeblur.ops.flow import flow_to_colour
 from jaxdeblur.ops.sharpness import temporal_sharpness_prior
 from jaxdeblur.ops.warp import inside_weight, warp_backward
-from jaxdeblur.types import BeyondEnds, Clip, Features, Flow, Image, Mask, PyTree
+from jaxdeblur.types import BeyondEnds, Border, Clip, Features, Flow, Image, Mask, PyTree
 
 SIZE_MULTIPLE = 4
 _TRIPLES = (slice(None, -2), slice(1, -1), slice(2, None))
@@ -126,6 +125,7 @@ class CDVDTSP(nn.Module):
     # Copies of an end frame would look like a still, sharp scene.
     beyond_ends: ClassVar[BeyondEnds] = "alternate"
     size_multiple: ClassVar[int] = SIZE_MULTIPLE
+    padding: ClassVar[Border] = "edge"
 
     @property
     def past_frames(self) -> int:
@@ -339,24 +339,13 @@ class RestorationNetwork(nn.Module):
             return {"kernel_init": variance_scaling(2.0, "fan_in", "normal")}
         if self.weight_init == "pass":
             normal = variance_scaling(2.0 * scale**2, "fan_in", "normal")
-            return {"kernel_init": normal if passed is None else _with_three_passed(normal, passed)}
+            return {"kernel_init": normal if passed is None else passing_three(normal, first=passed)}
         bound = fan_in**-0.5
 
         def bias(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         return {"kernel_init": variance_scaling(1 / 3, "fan_in", "uniform"), "bias_init": bias}
-
-
-def _with_three_passed(initializer: Initializer, first: int) -> Callable[..., jax.Array]:
-    """Of a convolution's kernel: inputs first .. first + 2 come out as outputs 0 .. 2, the rest as it would."""
-
-    def kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        channels = jnp.arange(min(3, shape[3]))
-        values = initializer(key, shape, dtype).at[..., channels].set(0)
-        return values.at[shape[0] // 2, shape[1] // 2, first + channels, channels].set(1)
-
-    return kernel
 
 
 def _join_time(tree: Any) -> Any:

@@ -33,7 +33,7 @@ from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.flow import flow_to_colour
 from jaxdeblur.ops.warp import warp_blocks
-from jaxdeblur.types import BeyondEnds, Clip, CostVolume, Displacement, Features, Image
+from jaxdeblur.types import BeyondEnds, Border, Clip, CostVolume, Displacement, Features, Image
 
 QUARTER = 4
 """Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
@@ -171,6 +171,7 @@ class MultiTaskUnits(nn.Module):
     future_frames = 2
     beyond_ends: ClassVar[BeyondEnds] = "repeat"
     size_multiple = QUARTER
+    padding: ClassVar[Border] = "edge"
 
     def setup(self) -> None:
         cfg = self.config

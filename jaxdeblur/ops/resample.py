@@ -115,14 +115,48 @@ def downsample_area(image: Image, factor: int) -> Image:
     return blocks.mean(axis=(-4, -2))
 
 
-def pad_to_multiple(image: Image, multiple: int) -> tuple[Image, tuple[int, int]]:
-    """Repeats the last row and column until height and width are multiples; also returns the size for `unpad`.
+def downsample_tent(image: Image, factor: int) -> Image:
+    """Means under tents whose centres spread from the first pixel to the last: the down-sampling layer of the FlowNet
+    authors' Caffe.
 
-    Works from 1 x 1 pixels up, where mirroring could not.
+    Separable, n to m = n / factor: weights max(0, 1 - |i - j d| / d), d = (n - 1) / (m - 1), over the pixels i there
+    are, scaled to sum to one. Where m is 1 all pixels weigh the same.
+
+    Args:
+        image: (..., H, W, C); H and W multiples of factor.
+    Returns:
+        (..., H / factor, W / factor, C), in the image's dtype.
+    """
+    height, width = image.shape[-3:-1]
+    if height % factor or width % factor:
+        raise ValueError(f"height, width ({height}, {width}) are no multiples of {factor}")
+
+    def tents(size: int) -> np.ndarray:
+        count = size // factor
+        spacing = (size - 1) / (count - 1) if count > 1 else np.inf
+        centres = np.arange(count) * spacing if count > 1 else np.zeros(1)
+        weights = np.maximum(0, 1 - np.abs(np.arange(size) - centres[:, None]) / spacing)
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    rows, columns = tents(height), tents(width)
+    image = jnp.asarray(image)
+    means = jnp.einsum(
+        "yY,...YXc,xX->...yxc", rows, image.astype(jnp.float32), columns, precision=jax.lax.Precision.HIGHEST
+    )
+    return means.astype(image.dtype)
+
+
+def pad_to_multiple(image: Image, multiple: int, border: Border = "edge") -> tuple[Image, tuple[int, int]]:
+    """Adds rows at the bottom and columns at the right until height and width are multiples; also returns the size for
+    `unpad`.
+
+    Args:
+        border: what they hold. "edge": the last row or column again, which works from 1 x 1 pixels up, where mirroring
+            could not; "zeros".
     """
     height, width = image.shape[-3:-1]
     pad = [(0, 0)] * (image.ndim - 3) + [(0, -height % multiple), (0, -width % multiple), (0, 0)]
-    return jnp.pad(image, pad, mode="edge"), (height, width)
+    return jnp.pad(image, pad, mode="edge" if border == "edge" else "constant"), (height, width)
 
 
 def unpad(image: Image, size: tuple[int, int]) -> Image:

@@ -51,6 +51,13 @@ def inside_weight(flow_1to0: Flow) -> Float[Array, "... _h _w"]:
     return jax.lax.stop_gradient(inside(x, width) * inside(y, height))
 
 
+def points_inside(flow_1to0: Flow) -> Mask:
+    """Where a flow points into the frame: x + u in [0, W), y + v in [0, H). (..., H, W)"""
+    x, y = _positions(flow_1to0)
+    height, width = flow_1to0.shape[-3:-1]
+    return (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+
 def _positions(flow_1to0: Flow) -> tuple[jax.Array, jax.Array]:
     """Where each pixel's vector points, in columns and in rows, (..., H, W) each; float32."""
     flow = jnp.asarray(flow_1to0, jnp.float32)

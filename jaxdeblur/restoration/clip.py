@@ -142,7 +142,8 @@ def _pictures(model: Any, variables: Variables, carry: PyTree, window: tuple[jax
 def _to_model(model: Any, window: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[int, int]]:
     """(1, frames, H, W, 3), float32 in [0, 1] and padded, and the size before padding."""
     stacked = jnp.stack(window)[None]
-    return pad_to_multiple(stacked.astype(jnp.float32) / jnp.float32(_largest(stacked.dtype)), model.size_multiple)
+    floats = stacked.astype(jnp.float32) / jnp.float32(_largest(stacked.dtype))
+    return pad_to_multiple(floats, model.size_multiple, model.padding)
 
 
 def _largest(dtype: np.dtype) -> int:

@@ -9,7 +9,7 @@ import optax
 
 from jaxdeblur.types import PyTree
 
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "quadratic")
 
 
 def make_schedule(
@@ -21,11 +21,13 @@ def make_schedule(
     factor: float = 1.0,
     final_fraction: float = 0.0,
     warmup_steps: int = 0,
+    decay_steps: int | None = None,
 ) -> optax.Schedule:
     """Learning rate as a function of the number of updates made before.
 
     kind "constant"; "step": times `factor` once more than `boundaries[i]` updates have been made; "cosine": half a
-    cosine from learning_rate to final_fraction of it over `steps` updates.
+    cosine from learning_rate to final_fraction of it over `steps` updates; "quadratic": times (1 - i / decay_steps)^2
+    after i updates, down to zero (decay_steps None: steps).
     Before all of them the first warmup_steps updates rise linearly from zero (the released recipe has none).
     """
     if kind == "constant":
@@ -34,6 +36,8 @@ def make_schedule(
         schedule = optax.piecewise_constant_schedule(learning_rate, {int(b): factor for b in boundaries})
     elif kind == "cosine":
         schedule = optax.cosine_decay_schedule(learning_rate, steps, alpha=final_fraction)
+    elif kind == "quadratic":
+        schedule = optax.polynomial_schedule(learning_rate, 0.0, power=2, transition_steps=decay_steps or steps)
     else:
         raise ValueError(f"optimizer.schedule is {kind!r}; expected one of {', '.join(SCHEDULES)}")
     if not warmup_steps:
@@ -48,6 +52,7 @@ def make_optimizer(
     adam: Mapping[str, float],
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
+    undecayed: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Adam, each parameter at the learning rate named for its path; those without a name get no update and hold no
     moments.
@@ -57,13 +62,18 @@ def make_optimizer(
         adam: b1, b2, eps.
         clip_norm: global L2 norm, over all parameters that are moved, that the gradient is clipped to; None leaves it.
         weight_decay: times the parameter, added to the gradient of kernels (L2 regularisation; biases go without).
+        undecayed: kernels of layers with one of these in their path go without, too.
     """
 
     def labels(params: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(lambda path, _: schedule_of(_names(path)) or "frozen", params)
 
     def kernels(params: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] == "kernel", params)
+        def decays(path: Any, _: Any) -> bool:
+            names = _names(path)
+            return names[-1] == "kernel" and not any(part in name for part in undecayed for name in names)
+
+        return jax.tree_util.tree_map_with_path(decays, params)
 
     adams = {name: optax.adam(schedule, **adam) for name, schedule in schedules.items()}
     steps = [optax.partition({**adams, "frozen": optax.set_to_zero()}, labels)]

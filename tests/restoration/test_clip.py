@@ -25,6 +25,7 @@ class TinyModel(nn.Module):
     future_frames: int = 1
     size_multiple: int = 4
     beyond_ends: str = "repeat"
+    padding: str = "edge"
 
     def start(self, window):
         batch, _, height, width, _ = window.shape
@@ -60,7 +61,7 @@ def restored_by_loop(frames, model):
     """(T, H, W, 3) in [0, 1] -> the same, by definition."""
     count, height, width, _ = frames.shape
     pad = [(0, 0), (0, -height % model.size_multiple), (0, -width % model.size_multiple), (0, 0)]
-    padded = np.pad(frames.astype(np.float64), pad, mode="edge")
+    padded = np.pad(frames.astype(np.float64), pad, mode="edge" if model.padding == "edge" else "constant")
     results = []
     memory = padded[0]
     for t in range(count):
