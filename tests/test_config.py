@@ -13,6 +13,7 @@ from jaxdeblur.checkpoint import save_model
 from jaxdeblur.models import MODELS, create_model, example_inputs
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
+from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.training.optimizers import make_schedule
 from jaxdeblur.training.sharding import make_mesh
 
@@ -43,6 +44,8 @@ def count(model):
         ("cdvd_tsp", 16_187_045),
         ("pwcnet", 9_374_274),
         ("flownet2", 162_518_834),
+        ("flownet2s_small", 5_462_674),
+        ("svrnn", 8_281_696),
     ],
 )
 def test_every_model_has_the_papers_parameters(name, parameters):
@@ -95,6 +98,25 @@ def test_every_variant_of_pwcnet_builds(variant, source):
     assert set(parts.build_optimizers(config, objective)) == {"total"}
     if variant != "smoke":
         assert count(objective.model) == 9_374_274
+
+
+@pytest.mark.parametrize("variant", ["", "paper", "dvd", "scenes", "smoke"])
+def test_every_variant_of_svrnn_builds(variant):
+    config = parts.resolve(load(variant, "svrnn"))
+    objective = parts.build_objective(config, parts.build_model(config))
+    assert isinstance(objective, SVRNNObjective)
+    assert (objective.past_frames, objective.future_frames) == (0, 1)
+    assert set(parts.build_optimizers(config, objective)) == {"total"}
+    if variant == "smoke":
+        return
+    assert count(objective.model) == 8_281_696
+    options = config.optimizer
+    schedule = make_schedule(
+        options.learning_rates.all, kind=options.schedule, steps=config.training.steps, decay_steps=options.decay_steps
+    )
+    paper = variant == "paper"
+    assert float(schedule(500_000)) == pytest.approx(1e-3 if paper else 0.81e-4)
+    assert (config.data.batch_size, options.clip_norm) == ((20, None) if paper else (10, 5000.0))
 
 
 def test_an_unknown_variant_lists_the_known():
@@ -169,7 +191,7 @@ def test_the_flow_network_starts_from_a_checkpoint_or_says_that_it_does_not(tmp_
         assert parts.initial_params(config, model, params) is params
     assert "RANDOM WEIGHTS" in caplog.text
     assert "--config.initial.flow_checkpoint=FILE" in caplog.text
-    assert "--config=configs/pwcnet.py --config.model.width=0.125 --workdir=" in caplog.text
+    assert "--config=configs/pwcnet.py --config.model.name=pwcnet_cdvd --config.model.width=0.125" in caplog.text
 
     flow_net = create_model("pwcnet_cdvd", width=config.model.flow_width)
     options = {"name": "pwcnet_cdvd", "options": {"width": config.model.flow_width}}
@@ -233,3 +255,30 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     # Eight distinct clips: the third batch of four is the first again, the second is another.
     np.testing.assert_array_equal(batches[2]["sharp"], batches[0]["sharp"])
     assert np.abs(np.asarray(batches[1]["sharp"]) - np.asarray(batches[0]["sharp"])).mean() > 0.01
+
+
+def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplog):
+    config = parts.resolve(load("smoke", "svrnn"))
+    config.initial.flow_workdir = str(tmp_path / "none")
+    model = parts.build_model(config)
+    params = filled(model, 1.0)
+    with caplog.at_level(logging.WARNING):
+        assert parts.initial_params(config, model, params) is params
+    assert "--config.model.name=flownet2s_small --config.model.width=0.09375" in caplog.text
+
+    small = create_model("flownet2s_small", width=0.09375)
+    variables = {"params": filled(small, 2.0)}
+    save_model(tmp_path / "flow", name="flownet2s_small", options={"width": 0.09375}, variables=variables)
+    config.initial.flow_checkpoint = str(tmp_path / "flow")
+    flow_net = parts.initial_params(config, model, params)["flow_net"]
+    assert np.all(flow_net["conv6_1"]["kernel"] == 2)
+    assert np.all(flow_net["deconv1"]["kernel"] == 1)  # which that network does not have
+    np.testing.assert_allclose(flow_net["predict_flow2"]["kernel"], 2 * 20 / 4)
+    np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["kernel"], 2 * 64 / 20)
+    np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["bias"], 2)
+
+    without = parts.resolve(load("smoke", "svrnn"))
+    without.model.recurrence, without.objective.flow_loss = "none", False
+    model = parts.build_model(without)
+    params = filled(model, 1.0)
+    assert parts.initial_params(without, model, params) is params

@@ -51,7 +51,9 @@ class SceneConfig:
         frames, height, width: the clip.
         sub_frames: most instants averaged for one exposure; at least max_speed_px * max_duty, so that nothing moves
             more than a pixel between two. A slow clip takes fewer, less than a pixel apart.
-        max_speed_px: bound on the motion at the corners of the frame, pixels a frame; each clip draws its own.
+        max_speed_px: bound on the motion at the corners of the frame, pixels a frame.
+        min_speed_share: clips draw their own speed between this fraction of max_speed_px and somewhat above the whole,
+            and keep to max_speed_px.
         still_share: fraction of the clips that hardly move.
         min_duty, max_duty: range of exposure time over frame time.
         max_shot_noise: variance of the noise per unit of linear light; each clip draws its own below it.
@@ -68,6 +70,7 @@ class SceneConfig:
     width: int = 128
     sub_frames: int = 20
     max_speed_px: float = 20.0
+    min_speed_share: float = 0.1
     still_share: float = 0.15
     min_duty: float = 0.2
     max_duty: float = 1.0
@@ -92,8 +95,9 @@ class SceneConfig:
             }.items()
             if not getattr(self, name) >= least
         ]
-        if not 0 <= self.still_share <= 1:
-            faults.append(f"still_share is {self.still_share}; expected a fraction from 0 to 1")
+        for name in ("min_speed_share", "still_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                faults.append(f"{name} is {getattr(self, name)}; expected a fraction from 0 to 1")
         if not 0 < self.min_duty <= self.max_duty <= 1:
             faults.append(
                 f"min_duty, max_duty are {self.min_duty}, {self.max_duty}; expected 0 < min_duty <= max_duty <= 1"
@@ -454,7 +458,7 @@ def _random_paths(draw: "_Draws", config: SceneConfig) -> MotionPath:
 
 def _with_random_speed(draw: "_Draws", scene: Scene, config: SceneConfig) -> Scene:
     draw_layer = draw.shaped(*scene.parallax.shape)
-    speed_px = config.max_speed_px * draw.uniform(0.1, 1.2)
+    speed_px = config.max_speed_px * draw.uniform(config.min_speed_share, 1.2)
     speed_px *= jnp.where(draw.uniform() < config.still_share, 0.02, 1.0)
     # A camera at rest before moving objects comes up too.
     camera_share = draw.uniform(0.5, 1.0) * jnp.where(draw.uniform() < 0.1, 0.0, 1.0)

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton as plgpu
@@ -45,6 +46,11 @@ class _Lines:
     column: jax.Array  # 1 of columns, 0 of rows
     channels: int
 
+    @property
+    def blocks(self) -> jax.Array:
+        """Of positions that are read at once."""
+        return jax.lax.div(self.length + (_AHEAD - 1), np.int32(_AHEAD))
+
     def feature(self, position: jax.Array) -> jax.Array:
         return (self.first_pixel + position * self.pixel_step) * self.channels + self.channel
 
@@ -67,9 +73,10 @@ def _lines(batch: int, height: int, width: int, channels: int) -> _Lines:
     def choose(of_rows: Any, of_columns: Any) -> Any:
         return of_rows + column * (of_columns - of_rows)
 
-    lane = (program - column * row_programs) * _LANES + jnp.arange(_LANES)
-    line, channel = jax.lax.div(lane, channels), jax.lax.rem(lane, channels)
-    image, x = jax.lax.div(line, width), jax.lax.rem(line, width)
+    lane = (program - column * row_programs) * _LANES + jnp.arange(_LANES, dtype=jnp.int32)
+    # Not // and %, which take care of signs that there are none of.
+    line, channel = jax.lax.div(lane, np.int32(channels)), jax.lax.rem(lane, np.int32(channels))
+    image, x = jax.lax.div(line, np.int32(width)), jax.lax.rem(line, np.int32(width))
     return _Lines(
         first_pixel=choose(line * width, image * (height * width) + x),
         channel=channel,
@@ -100,7 +107,7 @@ def _forward_kernel(f_ref: Ref, w_ref: Ref, h_ref: Ref, *, shape: tuple[int, int
         return new[0], new[1]
 
     zeros = jnp.zeros(_LANES, jnp.float32)
-    jax.lax.fori_loop(0, pl.cdiv(lines.length, _AHEAD), body, (zeros, zeros))
+    jax.lax.fori_loop(np.int32(0), lines.blocks, body, (zeros, zeros))
 
 
 def _backward_kernel(
@@ -141,7 +148,7 @@ def _backward_kernel(
                 _store(dw_ref, lines.weight(position, sense), lam * (h - f), exists)
             return message
 
-        jax.lax.fori_loop(0, pl.cdiv(lines.length, _AHEAD), body, jnp.zeros(_LANES, jnp.float32))
+        jax.lax.fori_loop(np.int32(0), lines.blocks, body, jnp.zeros(_LANES, jnp.float32))
         if sense == 0 and not interpret:
             plgpu.debug_barrier()  # the other sense reads what this one wrote
 

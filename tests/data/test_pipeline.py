@@ -12,7 +12,7 @@ from jaxdeblur.data.clips import WindowSpec, blurred_frame_numbers, cut_windows,
 from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.pack import pack_video_folder
 from jaxdeblur.data.pipeline import video_folder_batches
-from jaxdeblur.data.transforms import MTU_AUGMENTATION, draw_geometry
+from jaxdeblur.data.transforms import MTU_AUGMENTATION, SVRNN_AUGMENTATION, draw_geometry, resize_to_crop
 from jaxdeblur.data.video_folder import index_video_folder, read_clip_frame
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -63,6 +63,7 @@ def plain_batch(root, number, *, augmentation, batch_size=4, window=WINDOW, seed
                 frame = frame.transpose(1, 0, 2) if geometry.swap_axes else frame
                 frame = np.flipud(frame) if geometry.reverse_rows else frame
                 frame = np.fliplr(frame) if geometry.reverse_columns else frame
+                frame = resize_to_crop(frame[None][..., list(geometry.channels)], CROP_PX)[0]
                 frames.append(frame)
             batch[name].append(np.stack(frames))
     return {name: np.stack(clips) for name, clips in batch.items()}
@@ -75,7 +76,7 @@ def assert_equal_batches(batch, expected):
         np.testing.assert_array_equal(batch[name], expected[name])
 
 
-@pytest.mark.parametrize("augmentation", [None, MTU_AUGMENTATION])
+@pytest.mark.parametrize("augmentation", [None, MTU_AUGMENTATION, SVRNN_AUGMENTATION])
 @pytest.mark.parametrize("window", [WINDOW, WindowSpec(frames=2, past=1, future=2, mode="sliding")])
 def test_batches_equal_the_plain_loop(root, augmentation, window):
     read = batches(root, 5, augmentation=augmentation, window=window)

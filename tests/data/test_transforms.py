@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from jaxdeblur.data.transforms import (
     MTU_AUGMENTATION,
+    SVRNN_AUGMENTATION,
     Augmentation,
     Geometry,
     check_crop,
     draw_geometry,
     orient,
+    resize_to_crop,
     to_float_batch,
 )
 
@@ -147,6 +149,57 @@ def test_geometry_stays_what_it_was():
     assert first == GEOMETRY_OF_SAMPLE_0
 
 
+def test_boxes_are_up_to_twice_the_crop_and_colours_come_in_any_order():
+    drawn = [
+        draw_geometry(seed=0, sample=i, frame_size_px=(480, 640), crop_px=(100, 120), augmentation=SVRNN_AUGMENTATION)
+        for i in range(3000)
+    ]
+    scales = []
+    for geometry in drawn:
+        height, width = (120, 100) if geometry.swap_axes else (100, 120)
+        scales.append(height / geometry.height_px)
+        assert abs(geometry.width_px - width / scales[-1]) <= 1.5
+        assert 0 <= geometry.top_px <= 480 - geometry.height_px
+        assert 0 <= geometry.left_px <= 640 - geometry.width_px
+    assert min(scales) >= 0.5
+    assert max(scales) <= 1
+    np.testing.assert_allclose(np.quantile(scales, [0.25, 0.5, 0.75]), [0.625, 0.75, 0.875], atol=0.02)
+    orders = [geometry.channels for geometry in drawn]
+    counts = {order: orders.count(order) for order in set(orders)}
+    assert len(counts) == 6
+    assert min(counts.values()) > 3000 / 6 * 0.85
+
+
+def test_a_small_frame_limits_how_much_is_seen():
+    for i in range(200):
+        geometry = draw_geometry(
+            seed=0, sample=i, frame_size_px=(110, 130), crop_px=(100, 100), augmentation=SVRNN_AUGMENTATION
+        )
+        assert 100 <= geometry.height_px <= 110
+        assert 100 <= geometry.width_px <= 111
+
+
+def test_scaling_and_colours_move_no_other_draw():
+    plain = dataclasses.replace(SVRNN_AUGMENTATION, lowest_scale=1.0, permute_colours=False)
+    options = {"seed": 3, "frame_size_px": (480, 640), "crop_px": (64, 64)}
+    for sample in range(50):
+        one, other = (draw_geometry(sample=sample, augmentation=a, **options) for a in (plain, SVRNN_AUGMENTATION))
+        fields = ("swap_axes", "reverse_rows", "reverse_columns")
+        assert [getattr(one, field) for field in fields] == [getattr(other, field) for field in fields]
+        assert one.channels == (0, 1, 2)
+
+
+def test_resizing_is_antialiased_and_leaves_a_crop_alone():
+    stripes = np.zeros((2, 16, 16, 3), np.uint8)
+    stripes[:, :, ::2] = 200
+    half = resize_to_crop(stripes, (8, 8))
+    assert half.shape == (2, 8, 8, 3)
+    assert np.abs(half[:, :, 1:-1].astype(int) - 100).max() <= 1  # every other column would be 0 or 200
+    assert resize_to_crop(stripes, (16, 16)) is stripes
+    ramp = np.broadcast_to(np.arange(0, 160, 10, dtype=np.uint8)[None, :, None, None], (1, 16, 16, 3))
+    np.testing.assert_allclose(resize_to_crop(ramp, (8, 8))[0, 1:-1, 0, 0], np.arange(1, 7) * 20 + 5, atol=1)
+
+
 def test_crop_must_fit():
     check_crop("c", (6, 9), (6, 9), None)
     check_crop("c", (6, 9), (6, 6), MTU_AUGMENTATION)
@@ -166,6 +219,7 @@ def test_crop_must_fit():
         ("flip_weights", (0.5, 0.5, 0.5), "flip_weights are three shares that add to 1"),
         ("rotation_weights", (1.5, -0.5, 0.0), "rotation_weights are three shares"),
         ("noise_sigma", -1.0, "noise_sigma is a standard deviation >= 0"),
+        ("lowest_scale", 0.0, "lowest_scale is a factor above 0 and up to 1, not 0"),
     ],
 )
 def test_impossible_augmentations(field, value, message):

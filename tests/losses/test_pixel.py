@@ -4,7 +4,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error
+from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error, summed_squared_error
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,11 @@ def test_by_hand():
     target = np.zeros_like(image)
     np.testing.assert_allclose(mean_squared_error(image, target), [(0.25 + 1) / 2])
     np.testing.assert_allclose(mean_absolute_error(image, target), [0.75])
+    np.testing.assert_allclose(summed_squared_error(image, target), [1.25])
+    np.testing.assert_allclose(summed_squared_error(np.stack([image] * 2), target[None]), [1.25, 1.25])
 
 
-@pytest.mark.parametrize("loss", [mean_squared_error, mean_absolute_error])
+@pytest.mark.parametrize("loss", [mean_squared_error, mean_absolute_error, summed_squared_error])
 def test_gradients_and_dtype(loss):
     rng = np.random.default_rng(1)
     image = rng.uniform(0, 1, (2, 2, 3, 1)).astype(np.float32)

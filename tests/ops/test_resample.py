@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parity import load_case
 
 from jaxdeblur.ops.resample import (
     BORDERS,
     downsample_area,
+    downsample_tent,
     pad_to_multiple,
     resize_bilinear,
     sample_bilinear,
@@ -200,11 +202,42 @@ def test_area_is_the_mean_of_blocks():
         downsample_area(image, 2)
 
 
-@given(seed=SEEDS, height=st.integers(1, 9), width=st.integers(1, 9), multiple=st.integers(1, 5))
-def test_padding_comes_off_again(seed, height, width, multiple):
+@pytest.mark.parametrize("case", ["case_a", "case_b_batch2"])
+def test_tents_are_those_of_the_released_layer(case):
+    arrays, _ = load_case("svrnn_flow", case)
+    for level in (2, 5):
+        found = downsample_tent(arrays["image2"], 2**level)
+        np.testing.assert_allclose(found, arrays[f"tent_downsample_image2_{level}"], rtol=0, atol=1e-6)
+
+
+def test_tents_weigh_what_is_inside():
+    image = np.random.default_rng(4).standard_normal((1, 6, 12, 2)).astype(np.float32)
+    found = downsample_tent(image, 3)
+    for y, x in np.ndindex(2, 4):
+        total, weights = np.zeros(2), 0.0
+        for row, column in np.ndindex(6, 12):
+            weight = max(0, 1 - abs(row - y * 5) / 5) * max(0, 1 - abs(column - x * 11 / 3) / (11 / 3))
+            total, weights = total + weight * image[0, row, column], weights + weight
+        np.testing.assert_allclose(found[0, y, x], total / weights, atol=1e-6)
+    np.testing.assert_allclose(downsample_tent(image[:, :, :6], 6)[0, 0, 0], image[0, :, :6].mean((0, 1)), atol=1e-6)
+    assert downsample_tent(image.astype(jnp.bfloat16), 3).dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"height, width \(6, 12\) are no multiples of 4"):
+        downsample_tent(image, 4)
+
+
+@given(
+    seed=SEEDS,
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    multiple=st.integers(1, 5),
+    border=st.sampled_from(["edge", "zeros"]),
+)
+def test_padding_comes_off_again(seed, height, width, multiple, border):
     image = np.random.default_rng(seed).standard_normal((2, height, width, 1)).astype(np.float32)
-    padded, size = pad_to_multiple(image, multiple)
+    padded, size = pad_to_multiple(image, multiple, border)
     assert padded.shape == (2, -(-height // multiple) * multiple, -(-width // multiple) * multiple, 1)
     np.testing.assert_array_equal(unpad(padded, size), image)
     for y, x in np.ndindex(*padded.shape[1:3]):
-        np.testing.assert_array_equal(padded[:, y, x], image[:, min(y, height - 1), min(x, width - 1)])
+        added = y >= height or x >= width
+        expected = 0 if added and border == "zeros" else image[:, min(y, height - 1), min(x, width - 1)]
+        np.testing.assert_array_equal(padded[:, y, x], expected)

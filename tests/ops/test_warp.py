@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdeblur.ops.resample import BORDERS
-from jaxdeblur.ops.warp import inside_weight, warp_backward, warp_blocks
+from jaxdeblur.ops.warp import inside_weight, points_inside, warp_backward, warp_blocks
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -240,3 +240,10 @@ def test_blocks_refuse_sizes_that_do_not_fit():
         warp_blocks(features, displacement[:, :2], block=4)
     with pytest.raises(ValueError, match="multiples of 4"):
         warp_blocks(features[:, :, :18], displacement[:, :, :4], block=4)
+
+
+def test_points_inside_is_half_open():
+    flow = np.zeros((2, 3, 2), np.float32)
+    flow[0, 0], flow[0, 1], flow[0, 2] = (-0.01, 0), (1.99, 0), (1, 0)
+    flow[1, 0], flow[1, 1], flow[1, 2] = (0, 0.99), (0, 1), (np.nan, 0)
+    np.testing.assert_array_equal(points_inside(flow), [[False, True, False], [True, False, False]])

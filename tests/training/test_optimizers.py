@@ -94,3 +94,26 @@ def test_weight_decay_is_in_the_gradient_of_kernels():
     np.testing.assert_array_equal(updates["bias"], 0.0)
     np.testing.assert_allclose(updates["kernel"], -1.0, rtol=1e-5)
     assert any(np.allclose(leaf, 0.1 * 0.03) for leaf in jax.tree.leaves(state) if leaf.shape == (2,))
+
+
+def test_quadratic_falls_to_zero_at_its_own_end():
+    schedule = make_schedule(1e-4, kind="quadratic", steps=1_060_000, decay_steps=5_000_000)
+    for made_before in (0, 1, 500_000, 1_060_000, 5_000_000, 6_000_000):
+        expected = 1e-4 * max(0.0, 1 - made_before / 5_000_000) ** 2
+        assert float(schedule(made_before)) == pytest.approx(expected, rel=1e-5), made_before
+    assert float(make_schedule(1.0, kind="quadratic", steps=10)(5)) == pytest.approx(0.25)
+
+
+def test_some_layers_can_go_without_weight_decay():
+    layer = {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, 3.0)}
+    params = {"conv1": layer, "d_deconv1": layer, "net": {"upsampled_flow6_to_5": layer}}
+    optimizer = make_optimizer(
+        {"all": make_schedule(1.0, kind="constant", steps=1)},
+        lambda path: "all",
+        adam=ADAM,
+        weight_decay=0.01,
+        undecayed=("deconv", "upsampled_flow"),
+    )
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    moved = [jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(updates) if np.any(x)]
+    assert moved == ["['conv1']['kernel']"]
