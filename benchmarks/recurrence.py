@@ -45,7 +45,9 @@ def main() -> None:
     forms = [form for form in FORMS if form != "kernel" or on_gpu]
 
     console = Console(width=None if Console().is_terminal else 110)
-    console.print(f"{measure.machine()}, {arguments.dtype}, median of {arguments.runs}; picked here: form=None")
+    console.print(
+        f"{measure.machine()}, {arguments.dtype}, median of {arguments.runs}; form=None is what is picked here"
+    )
     totals: dict[str, list[tuple[float, float]]] = {}
     for coarser, channels in SCALES:
         shape = (1, height // coarser, width // coarser, channels)

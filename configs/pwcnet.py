@@ -1,7 +1,9 @@
-"""PWC-Net (Sun, Yang, Liu, Kautz, CVPR 2018), the flow network inside CDVD-TSP.
+"""PWC-Net (Sun, Yang, Liu, Kautz, CVPR 2018), the flow network inside CDVD-TSP; and, by name, others.
 
     python train.py --config=configs/pwcnet.py --workdir=runs/pwcnet                 rendered scenes, true flow
     python train.py --config=configs/pwcnet.py:smoke --workdir=runs/pwcnet_smoke     a few minutes on two CPU cores
+    python train.py --config=configs/pwcnet.py --config.model.name=flownet2s_small --workdir=runs/flownet2s_small
+                                                                                     the one inside SVRNN
     python evaluate.py --config=configs/pwcnet.py --workdir=runs/pwcnet              end-point error of every scene
 
 Variants (after the colon):
@@ -27,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
 
     config.model = ConfigDict()
-    config.model.name = "pwcnet_cdvd"  # also pwcnet, flownet2c, flownet2s, flownet2sd
+    config.model.name = "pwcnet_cdvd"  # also pwcnet, flownet2c, flownet2s, flownet2s_small, flownet2sd
     config.model.width = 1.0
     config.model.compute_dtype = "float32"  # bfloat16 on accelerators
 

@@ -1,6 +1,6 @@
 """Flow-guided spatially variant RNN (Zhang et al., "Deep Dynamic Scene Deblurring from Optical Flow", TCSVT 2021).
 
-    python train.py --config=configs/svrnn.py --workdir=runs/svrnn                 the released recipe
+    python train.py --config=configs/svrnn.py --workdir=runs/svrnn                 as the authors trained, nearly
     python train.py --config=configs/svrnn.py:smoke --workdir=runs/svrnn_smoke     a few minutes on two CPU cores
 
 The flow network inside, a small FlowNetS, starts from --config.initial.flow_checkpoint=FILE, FlowNet2-s as a .npz file
@@ -9,24 +9,27 @@ or a checkpoint of ours; else from a run of configs/pwcnet.py with --config.mode
 the current one.
 
 Variants (after the colon):
-    (none)   the released recipe: batches of 10, 1e-4 falling with (1 - i / 5,000,000)^2, gradients clipped; DVD data if
-             data/dvd/ is prepared as a video folder, otherwise rendered scenes, loudly
+    (none)   the released optimiser and batches: 10 crops, 1e-4 falling with (1 - i / 5,000,000)^2, gradients clipped;
+             frames averaged down to the flows' grids; DVD data if data/dvd/ is prepared as a video folder, otherwise
+             rendered scenes, loudly
+    release  the whole released recipe: its down-sampling, and the decoder's biases frozen at zero
     paper    the paper's: batches of 20, a constant 1e-3 (which on summed losses is bold), 800,000 updates
-    dvd      the released recipe on DVD data in data/dvd/{train,test}/<clip>/{blur,sharp}/
-    scenes   the released recipe on rendered scenes
+    dvd      as (none), on DVD data in data/dvd/{train,test}/<clip>/{blur,sharp}/
+    scenes   as (none), on rendered scenes
     smoke    a small network for a few hundred updates
 
 The rows of the paper's Table IV: --config.model.recurrence=none|concatenated|decoder, --config.model.sees=current|both,
 --config.objective.flow_loss=False (which recurrence=none and sees=current need, too).
 
-The paper reports 30.58 dB / 0.928 on DVD's test videos, over frames that have a successor. This recipe has not been run
-to its end by us; no score of ours is claimed.
+The paper reports 30.58 dB / 0.928 on DVD's test videos, over frames that have a successor
+(--config.evaluation.protocol=svrnn; it also lays portrait videos down first, which you have to do). This recipe has not
+been run to its end by us; no score of ours is claimed.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-VARIANTS = ("", "paper", "dvd", "scenes", "smoke")
+VARIANTS = ("", "release", "paper", "dvd", "scenes", "smoke")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -108,11 +111,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.frames = 8  # of a rendered clip
     config.evaluation.clips = 8 if config.data.source == "scenes" else 0  # 0: all of a video folder, 8 scenes
 
+    if variant == "release":
+        config.objective.downsampling = "released"
+        config.objective.frozen_biases = True
+
     if variant == "paper":
         config.model.weight_init = "paper"
         config.data.batch_size = 20
         config.optimizer.learning_rates.all = 1e-3
         config.optimizer.schedule = "constant"
+        config.optimizer.decay_steps = None
         config.optimizer.clip_norm = None
         config.optimizer.undecayed = ()
         config.training.steps = 800_000

@@ -2,13 +2,13 @@
 
 seed
 model       name and the fields of its configuration that differ from the named variant
-initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from (CDVD-TSP)
+initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from (CDVD-TSP, SVRNN)
 objective   the fields of the paper's objective; teacher_checkpoint (multi-task units)
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
             "scenes", "sintel", "flying_chairs"), batch_size, frames, crop_px; scenes: fields of SceneConfig,
             photographs, seeds; video_folder: root, splits, window, first_frames, augment; flow_pairs: root,
             render_pass, held_out_scenes, crop_px, augment
-optimizer   learning_rates by loss group, schedule, Adam's constants, clip_norm
+optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed
 training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
 evaluation  protocol, clips, frames (of rendered clips), motion
 """
@@ -56,7 +56,7 @@ from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
-from jaxdeblur.interop import from_caffe, from_torch
+from jaxdeblur.interop import CAFFE, from_caffe, from_torch
 from jaxdeblur.interop.files import load_arrays, load_torch_file
 from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
@@ -218,9 +218,12 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     if "flow_net" not in params:
         return params
     if isinstance(model, CDVDTSP):
-        name, width = FLOW_NETWORKS[model.config.flow], model.config.flow_width
+        name, width, released_width = FLOW_NETWORKS[model.config.flow], model.config.flow_width, 1.0
     else:
-        name, width = "flownet2s_small", SMALL_WIDTH * model.config.width
+        name, width, released_width = "flownet2s_small", SMALL_WIDTH * model.config.width, SMALL_WIDTH
+        if model.config.sees != "next" and not config.initial.flow_checkpoint:
+            logger.info("the flow network starts from random weights: it sees other frames than one trained on pairs")
+            return params
     options, trainable = config.initial, name in TRAINABLE_FLOW_NETWORKS
     if options.flow_checkpoint:
         path = options.flow_checkpoint
@@ -229,11 +232,12 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     else:
         way_out = "Give official weights: --config.initial.flow_checkpoint=FILE"
         if trainable:
+            variant = "" if width == released_width else ":smoke"
             way_out += (
-                f"; or train it first: python train.py --config=configs/pwcnet.py --config.model.name={name} "
+                f"; or train it first: python train.py --config=configs/pwcnet.py{variant} --config.model.name={name} "
                 f"--config.model.width={width} --workdir={options.flow_workdir}"
             )
-        logger.warning("THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and will hardly learn to align frames. %s", way_out)
+        logger.warning("THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and may hardly learn to align frames. %s", way_out)
         return params
     if Path(path).is_dir():
         network, variables = load_model(path)
@@ -243,11 +247,13 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
             logger.warning("%s was trained on BGR; here it is given RGB, as the released code does", path)
     elif path.endswith(".npz"):
         variables = from_caffe(name, load_arrays(path))
+    elif name in CAFFE:
+        raise ValueError(f"{path} is neither a checkpoint of ours nor a .npz of Caffe's blobs, which {name} comes as")
     else:
         variables = from_torch(name, load_torch_file(path))
     found = variables["params"]
     if isinstance(model, SVRNN):  # which has two layers more
-        found = in_pixels_of_own_grid({**params["flow_net"], **found})
+        found = {**params["flow_net"], **in_pixels_of_own_grid(found)}
     check_same_params(params["flow_net"], found, path)
     logger.info("the flow network starts from %s", path)
     return {**params, "flow_net": found}

@@ -100,7 +100,7 @@ def test_every_variant_of_pwcnet_builds(variant, source):
         assert count(objective.model) == 9_374_274
 
 
-@pytest.mark.parametrize("variant", ["", "paper", "dvd", "scenes", "smoke"])
+@pytest.mark.parametrize("variant", ["", "release", "paper", "dvd", "scenes", "smoke"])
 def test_every_variant_of_svrnn_builds(variant):
     config = parts.resolve(load(variant, "svrnn"))
     objective = parts.build_objective(config, parts.build_model(config))
@@ -116,6 +116,7 @@ def test_every_variant_of_svrnn_builds(variant):
     )
     paper = variant == "paper"
     assert float(schedule(500_000)) == pytest.approx(1e-3 if paper else 0.81e-4)
+    assert objective.frozen_biases == (variant == "release")
     assert (config.data.batch_size, options.clip_norm) == ((20, None) if paper else (10, 5000.0))
 
 
@@ -191,7 +192,7 @@ def test_the_flow_network_starts_from_a_checkpoint_or_says_that_it_does_not(tmp_
         assert parts.initial_params(config, model, params) is params
     assert "RANDOM WEIGHTS" in caplog.text
     assert "--config.initial.flow_checkpoint=FILE" in caplog.text
-    assert "--config=configs/pwcnet.py --config.model.name=pwcnet_cdvd --config.model.width=0.125" in caplog.text
+    assert "--config=configs/pwcnet.py:smoke --config.model.name=pwcnet_cdvd --config.model.width=0.125" in caplog.text
 
     flow_net = create_model("pwcnet_cdvd", width=config.model.flow_width)
     options = {"name": "pwcnet_cdvd", "options": {"width": config.model.flow_width}}
@@ -276,6 +277,15 @@ def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplo
     np.testing.assert_allclose(flow_net["predict_flow2"]["kernel"], 2 * 20 / 4)
     np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["kernel"], 2 * 64 / 20)
     np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["bias"], 2)
+
+    alone = parts.resolve(load("smoke", "svrnn"))  # one that sees other frames than the pairs that one was trained on
+    alone.model.sees, alone.objective.flow_loss, alone.initial.flow_workdir = "current", False, str(tmp_path / "flow")
+    model = parts.build_model(alone)
+    params = filled(model, 1.0)
+    assert parts.initial_params(alone, model, params) is params
+    alone.initial.flow_checkpoint = str(tmp_path / "flow")
+    with pytest.raises(ValueError, match=r"flow does not fit: conv1/kernel is \(7, 7, 6, 6\), not \(7, 7, 3, 6\)"):
+        parts.initial_params(alone, model, params)
 
     without = parts.resolve(load("smoke", "svrnn"))
     without.model.recurrence, without.objective.flow_loss = "none", False

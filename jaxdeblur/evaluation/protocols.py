@@ -167,6 +167,9 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("mtu_inloop", mtu_inloop, "frames"),
         Protocol("mtu_matlab", mtu_matlab, "frames", skip_first=1),
         Protocol("mtu_aligned", mtu_aligned, "frames", skip_first=1),
+        # Zhang et al. (2021) score the frames that have a successor; portrait videos, which they lay down first, are
+        # scored as they stand.
+        Protocol("svrnn", common, "clips", skip_last=1),
         # The released script restores no frame that lacks two neighbours on either side.
         Protocol("cdvd", cdvd, "frames", skip_first=2, skip_last=2, size_multiple=4),
     )

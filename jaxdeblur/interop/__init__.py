@@ -47,6 +47,8 @@ def from_caffe(name: str, arrays: Mapping[str, Any]) -> Variables:
     """
     if name not in CAFFE:
         raise ValueError(f"no Caffe weights are known for {name!r}; choose from {', '.join(CAFFE)}")
+    arrays = svrnn.blobs(arrays)
+    _check(name, arrays)
     return from_torch(name, CAFFE[name](arrays))
 
 
@@ -56,17 +58,23 @@ def from_torch(name: str, state_dict: Mapping[str, Any]) -> Variables:
     Args:
         name: a model, as for `jaxdeblur.create_model`.
         state_dict: the official names and their arrays (anything `np.asarray` takes);
-            `interop.files.load_torch_file` reads it from a file.
+            `interop.files.load_torch_file` reads it from a file. For "svrnn" and "flownet2s_small", which were released
+            for Caffe, in this toolkit's order of directions, flows and colours: `from_caffe` takes the released one.
     Raises:
         ValueError: the name is unknown, or the weights are not this model's; then every missing, unexpected
             and wrong-shaped name is listed, and the model they do fit, if any, is named.
     """
     if name not in TABLES:
         raise ValueError(f"no released weights are known for {name!r}; choose from {', '.join(TABLES)}")
+    return to_variables(_check(name, state_dict), state_dict)
+
+
+def _check(name: str, state_dict: Mapping[str, Any]) -> Table:
+    """The model's table, or a ValueError that lists what keeps the weights from being its."""
     table = TABLES[name](state_dict)
     faults = find_faults(table, state_dict)
     if faults:
         fitting = [other for other in TABLES if not find_faults(TABLES[other](state_dict), state_dict)]
         hint = f"\nThey are the weights of {fitting[0]}." if fitting else ""
         raise ValueError(f"these are not the weights of {name}:\n" + "\n".join(faults) + hint)
-    return to_variables(table, state_dict)
+    return table

@@ -98,14 +98,21 @@ def _flow_rows(path: Path, refinement: Mapping[int, int]) -> Table:
     return rows
 
 
+def blobs(released: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Without what the recurrences' layers hold, which is switched off, and with biases as vectors: old files have them
+    as (1, 1, 1, n)."""
+    arrays = {name: np.asarray(array) for name, array in released.items() if not name.startswith("rnn")}
+    return {name: array.reshape(-1) if name.endswith(".bias") else array for name, array in arrays.items()}
+
+
 def reordered(released: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The released file's weights as `table` takes them.
 
     Kernels are transposed in space, so that pictures are fed as they are; flow channels are swapped to (right, down)
-    and the directions' blocks put into the order of ops.spatial_rnn.DIRECTIONS, wherever they are made or read. Left
-    out: what the recurrences' layers hold, which is switched off.
+    and the directions' blocks put into the order of ops.spatial_rnn.DIRECTIONS, wherever they are made or read. No
+    shape changes.
     """
-    return {name: _reordered(name, np.asarray(array)) for name, array in released.items() if not name.startswith("rnn")}
+    return {name: _reordered(name, np.asarray(array)) for name, array in released.items()}
 
 
 # Of a transposed picture: left-right, top-bottom, right-left, bottom-top; what they make, with the middle two swapped.
@@ -115,7 +122,7 @@ _RELEASED_RESULTS = (2, 3, 0, 1)
 
 def _reordered(name: str, array: np.ndarray) -> np.ndarray:
     layer, _, part = name.rpartition(".")
-    is_kernel = part == "weight" and array.ndim == 4
+    is_kernel = part == "weight"
     makes_flow = layer.startswith(("predict_conv", "upsample_flow"))
     transposed = layer.startswith(("deconv", "upsample_flow")) or layer in _DEBLURRING_TRANSPOSED
     outputs, inputs = (1, 0) if transposed and is_kernel else (0, 1)
@@ -148,7 +155,4 @@ def _blocks(array: np.ndarray, axis: int, count: int, order: tuple[int, ...]) ->
 
 def blue_last(released: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """FlowNet2-s of Caffe, which sees blue first, for pictures in RGB."""
-    arrays = {name: np.asarray(array) for name, array in released.items()}
-    if "conv1.weight" in arrays and arrays["conv1.weight"].ndim == 4:
-        arrays["conv1.weight"] = arrays["conv1.weight"][:, [2, 1, 0, 5, 4, 3]]
-    return arrays
+    return {**released, "conv1.weight": np.asarray(released["conv1.weight"])[:, [2, 1, 0, 5, 4, 3]]}

@@ -33,6 +33,7 @@ from jaxdeblur.flow_nets.flownet2 import FlowNet2
 from jaxdeblur.flow_nets.flownet_s import FlowNetConfig
 from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, PWCNet
 from jaxdeblur.layers.conv import Conv, ConvTranspose, passing_three
+from jaxdeblur.models.windows import alternating_frame_numbers
 from jaxdeblur.ops.flow import flow_to_colour
 from jaxdeblur.ops.sharpness import temporal_sharpness_prior
 from jaxdeblur.ops.warp import inside_weight, warp_backward
@@ -213,7 +214,7 @@ class CDVDTSP(nn.Module):
         if clip.ndim != 5 or clip.shape[-1] != 3:
             raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
         around = self.config.stages
-        padded = jnp.take(clip, jnp.asarray(_frame_numbers(clip.shape[1], around)), axis=1)
+        padded = jnp.take(clip, alternating_frame_numbers(clip.shape[1], around, around), axis=1)
         if self.is_initializing():  # one step makes every parameter; scanning would only cost time
             window = padded[:, : 2 * around + 1]
             restored = self.step(self.start(window), window)[1].restored
@@ -356,13 +357,6 @@ def _join_time(tree: Any) -> Any:
 def _split_time(tree: Any, batch: int) -> Any:
     """(B T, ...) -> (B, T, ...)."""
     return jax.tree.map(lambda x: x.reshape(batch, -1, *x.shape[1:]), tree)
-
-
-def _frame_numbers(count: int, around: int) -> list[int]:
-    """Numbers of the frames that stand at -around .. count - 1 + around of a clip of `count`; see `beyond_ends`."""
-    before = [0 if number % 2 == 0 else min(1, count - 1) for number in range(around, 0, -1)]
-    after = [count - 1 if number % 2 == 0 else max(count - 2, 0) for number in range(1, around + 1)]
-    return [*before, *range(count), *after]
 
 
 def _check(window: Clip, frames: int) -> None:

@@ -49,6 +49,7 @@ from jaxdeblur.flow_nets.flownet_s import (
     refine,
 )
 from jaxdeblur.layers.conv import Conv, ConvTranspose, passing_three
+from jaxdeblur.models.windows import alternating_frame_numbers
 from jaxdeblur.ops.flow import flow_to_colour, resize_flow
 from jaxdeblur.ops.resample import resize_bilinear
 from jaxdeblur.ops.spatial_rnn import DIRECTIONS, four_direction_recurrence
@@ -84,8 +85,9 @@ class SVRNNConfig:
             variance 1 / fan-in before recurrences and for the weights; "paper": the latter everywhere but in the flow
             network. "pass": ours: as "release", but the last convolution hands the blurred frame through, so that the
             network starts out nearly as the result; the others have to learn to paint a frame first.
-        compute_dtype: of the convolutions other than those that give or upsample a flow: "float32", "bfloat16" or
-            "float16". Parameters, flows, the recurrences' state and results are float32 in all three.
+        compute_dtype: of the convolutions other than those that give or upsample a flow, and of what goes into and
+            comes out of a recurrence: "float32", "bfloat16" or "float16". Parameters, flows, the recurrences' weights
+            and state and the restored frame are float32 in all three.
     """
 
     recurrence: Recurrence = "encoder"
@@ -105,6 +107,8 @@ class SVRNNConfig:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}")
         if not self.width > 0:
             raise ValueError(f"width is {self.width}; expected a fraction above 0")
+        if self.recurrence == "none" and self.sees != "next":
+            raise ValueError(f"sees is {self.sees!r}, but recurrence='none' has no flow network that would see it")
 
     def channels(self, published: int) -> int:
         return max(1, round(self.width * published))
@@ -118,7 +122,7 @@ class Recurred(NamedTuple):
     """A recurrence: what went in, its weights, what came out."""
 
     before: Features  # (B, h, w, C)
-    weights: Features  # (B, h, w, 4 C), in (-1, 1), a block a direction
+    weights: Features  # (B, h, w, 4 C), between -1 and 1, a block a direction; float32
     after: Features  # (B, h, w, 4 C), or (B, h, w, 5 C) where weights are concatenated
 
 
@@ -162,13 +166,8 @@ class SVRNN(nn.Module):
         if clip.ndim != 5 or clip.shape[-1] != 3:
             raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
         batch, time = clip.shape[:2]
-        # As restoration.clip.frame_windows makes them of beyond_ends.
-        inside = [clip[:, min(1, time - 1)][:, None], clip, clip[:, max(time - 2, 0)][:, None]]
-        padded = jnp.concatenate(inside, axis=1)
-        first = 1 - self.past_frames
-        windows = jnp.stack(
-            [padded[:, first + i : first + i + time] for i in range(self.past_frames + 1 + self.future_frames)], axis=2
-        )
+        numbers = alternating_frame_numbers(time, self.past_frames, self.future_frames)
+        windows = jnp.stack([clip[:, numbers[i : i + time]] for i in range(len(numbers) - time + 1)], axis=2)
         if self.is_initializing():
             windows = windows[:, :1]
         restored = self.restore_window(windows.reshape(-1, *windows.shape[2:])).restored
@@ -265,11 +264,12 @@ class SVRNN(nn.Module):
                 return jnp.repeat(resize_bilinear(mean, height, width, align_corners=False), 3, axis=-1)
 
             before = grey(finest.before)
-            pictures["before the recurrence"] = _stretched(before, before)
+            concatenated = self.config.recurrence == "concatenated"
+            pictures["features" if concatenated else "before the recurrence"] = _stretched(before, before)
             for i, direction in enumerate(DIRECTIONS):
                 block = slice(i * finest.before.shape[-1], (i + 1) * finest.before.shape[-1])
                 pictures[f"weights {direction}"] = (1 + grey(finest.weights[..., block])) / 2
-                if self.config.recurrence != "concatenated":
+                if not concatenated:
                     # All on the scale of what went in, so that they compare.
                     pictures[f"after {direction}"] = _stretched(grey(finest.after[..., block]), before)
         pictures["restored"] = outputs.restored
@@ -301,14 +301,18 @@ class FlowNetwork(nn.Module):
 
 def in_pixels_of_own_grid(flow_net: PyTree) -> PyTree:
     """Parameters of FlowNet2-s, whose flows are in full-resolution pixels over 20, made to give pixels of their own
-    grids: its features stay as they are. The released code leaves the factor, 5 to 0.3, to the training.
+    grids, with the same features for the same input. The released code leaves the factor, 5 to 0.3, to the training.
+
+    FlowNet2-s sees its frames less their mean colour, SVRNN as they are, here as in the released code: that is left to
+    the training.
     """
     scaled = dict(flow_net)
     for level in range(FINEST_FLOW, 7):
         factor = FLOW_UNIT_PX / 2**level
         scaled[f"predict_flow{level}"] = {k: factor * v for k, v in flow_net[f"predict_flow{level}"].items()}
         name = f"upsampled_flow{level}_to_{level - 1}"
-        scaled[name] = {**flow_net[name], "kernel": flow_net[name]["kernel"] / factor}
+        if name in flow_net:  # FlowNet2-s does not go on below its finest flow
+            scaled[name] = {**flow_net[name], "kernel": flow_net[name]["kernel"] / factor}
     return scaled
 
 
@@ -322,9 +326,10 @@ class _Steering:
     def __call__(self, x: Features, level: int) -> Recurred:
         assert self.joined is not None
         head = Conv(4 * x.shape[-1], 3, kernel_init=_xavier, dtype=self.config.dtype, name=f"rnnw{level}")
-        weights = jnp.tanh(head(self.joined[level].astype(self.config.dtype)))
+        # In half precision the hyperbolic tangent would reach one from 3.5 on, where nothing new gets in.
+        weights = jnp.tanh(head(self.joined[level].astype(self.config.dtype)).astype(jnp.float32))
         if self.config.recurrence == "concatenated":
-            return Recurred(x, weights, jnp.concatenate([x, weights], axis=-1))
+            return Recurred(x, weights, jnp.concatenate([x, weights.astype(x.dtype)], axis=-1))
         return Recurred(x, weights, four_direction_recurrence(x, weights))
 
 

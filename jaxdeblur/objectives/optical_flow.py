@@ -34,7 +34,7 @@ class OpticalFlowObjective:
         if not hasattr(self.model, "levels"):
             raise ValueError(
                 f"{type(self.model).__name__} gives no flow by levels, which the multi-scale loss needs; train one of "
-                "pwcnet, flownet2c, flownet2s, flownet2sd"
+                "pwcnet, pwcnet_cdvd, flownet2c, flownet2s, flownet2s_small, flownet2sd"
             )
         if self.images not in ("sharp", "blurred"):
             raise ValueError(f"objective.images is {self.images!r}; expected 'sharp' or 'blurred'")

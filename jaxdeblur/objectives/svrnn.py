@@ -25,7 +25,8 @@ class SVRNNObjective:
     Attributes:
         flow_loss: False leaves the second term out (a row of Table IV).
         downsampling: to the flows' grids. "area": means of 2^s x 2^s pixels, of both frames. "released": tents for the
-            next frame and bicubic for the current one, whose grids lie up to half a coarse pixel apart.
+            next frame and antialiased bicubic for the current one, whose grids lie up to half a coarse pixel apart. At
+            the borders MATLAB's bicubic mirrors the frame, ours weighs what is inside.
         frozen_biases: those of transposed convolutions and of the decoder's convolutions behind them stay as they are,
             as in the released recipe.
     """

@@ -42,28 +42,33 @@ def four_direction_recurrence(features: Features, weights: Features, *, form: Fo
         features: f, (B, H, W, C), any range.
         weights: w, (B, H, W, 4 C): a block of C channels a direction, in the order of DIRECTIONS. Between -1 and 1 the
             recurrence is stable, whatever the length.
-        form: None takes what measured fastest on CPU ("blocked"), "kernel" on an NVIDIA GPU, "chunked" elsewhere.
+        form: None takes what measured fastest on CPU ("blocked", see benchmarks/recurrence.py), "kernel" on an NVIDIA
+            GPU as far as its indices reach, and "chunked" elsewhere; the last two are not yet timed.
             "sequential": one position after the other, the scanned axis first in memory.
             "blocked": likewise, both senses at once, blocks of positions in place, so that nothing is transposed.
             "associative": a tree of compositions of affine maps.
             "chunked": chunks of 32 positions side by side, then the chunks' ends one after the other.
-            "kernel": for NVIDIA GPUs, in Pallas: each line is streamed once, its two senses together.
+            "kernel": for NVIDIA GPUs, in Pallas: a lane walks its line from both ends at once.
     Returns:
         h, (B, H, W, 4 C), the directions as in `weights`, in the features' dtype; the state is float32 in any case.
+        There is no forward-mode derivative.
     Raises:
-        ValueError: shapes that do not fit, an unknown form, or arrays beyond the kernel's reach.
+        ValueError: shapes that do not fit, numbers that are not floating, an unknown form, or with "kernel" arrays
+            beyond its reach.
     """
     if features.ndim != 4 or weights.shape != (*features.shape[:-1], 4 * features.shape[-1]) or 0 in features.shape:
         raise ValueError(
             f"features {features.shape} and weights {weights.shape} must be (B, H, W, C) and (B, H, W, 4 C), not empty"
         )
     features, weights = jnp.asarray(features), jnp.asarray(weights)
+    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (features, weights)):
+        raise ValueError(f"features are {features.dtype} and weights {weights.dtype}; expected floating numbers")
     if form is None:
         return jax.lax.platform_dependent(
             features,
             weights,
             cpu=functools.partial(_recurrence, "blocked"),
-            cuda=functools.partial(_recurrence, "kernel"),
+            cuda=functools.partial(_recurrence, "kernel" if spatial_rnn_kernel.fits(weights) else "chunked"),
             default=functools.partial(_recurrence, "chunked"),
         )
     if form not in FORMS:

@@ -1,12 +1,12 @@
 """The four-directional recurrence as a Pallas kernel for NVIDIA GPUs (lowered by Triton).
 
-A lane is one channel of one row or column. It walks its line from both ends at once, so that the two senses share what
-the second-level cache still holds of the features, and reads several positions before it computes any: what limits a
-GPU here is not arithmetic but how many reads are under way. Rows and columns run side by side in one launch, which has
-twice the lanes of either.
+A lane is one channel of one row or column. It walks its line from both ends at once and reads several positions before
+it computes any, since there is little arithmetic and many reads have to be under way. Rows and columns run side by side
+in one launch, which has twice the lanes of either. Of what is moved, only the features are read twice an axis, once for
+each sense; whether the second read finds them in a cache is for the machine to show. Not yet timed on a GPU.
 
 Backwards the two senses of a line follow each other in the same lane, so that they add up their gradients to the
-features without atomic operations; rows and columns add theirs to arrays of their own.
+features without atomic operations; rows and columns add theirs to arrays of their own, which are summed.
 
 On a machine without a GPU the kernels are interpreted, slowly: for tests.
 """
@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton as plgpu
@@ -173,7 +174,18 @@ def _launch(
     )(*(x.reshape(-1) for x in inputs))
 
 
+def fits(weights: Features) -> bool:
+    """Whether the kernels' 32-bit indices reach all of a device's share."""
+    return weights.size < 2**31
+
+
+def _check_reach(weights: Features) -> None:
+    if not fits(weights):
+        raise ValueError(f"the kernel reaches less than 2^31 weights a device, not {weights.size}; use form='chunked'")
+
+
 def _forward(features: Features, weights: Features, *, interpret: bool) -> Features:
+    _check_reach(weights)
     out = jax.ShapeDtypeStruct((weights.size,), features.dtype)
     h = _launch(_forward_kernel, features.shape, out, features, weights, interpret=interpret)
     return h.reshape(weights.shape)
@@ -182,6 +194,7 @@ def _forward(features: Features, weights: Features, *, interpret: bool) -> Featu
 def _backward(
     features: Features, weights: Features, h: Features, gradient: Features, *, interpret: bool
 ) -> tuple[Features, Features]:
+    _check_reach(weights)
     out = (
         jax.ShapeDtypeStruct((2 * features.size,), jnp.float32),
         jax.ShapeDtypeStruct((weights.size,), weights.dtype),
@@ -214,11 +227,17 @@ def _split_over_devices(function: Callable[..., Any], inputs: int, outputs: int,
 def _by_platform(function: Callable[..., Any], inputs: int, outputs: int) -> Callable[..., Any]:
     compiled, interpreted = (_split_over_devices(function, inputs, outputs, interpret) for interpret in (False, True))
 
+    @custom_vmap
     def call(*arrays: Features) -> Any:
-        largest = max(x.size for x in arrays)
-        if largest >= 2**31:
-            raise ValueError(f"the kernel reaches arrays of less than 2^31 numbers, not {largest}; use form='chunked'")
         return jax.lax.platform_dependent(*arrays, cuda=compiled, default=interpreted)
+
+    @call.def_vmap
+    def mapped(size: int, is_mapped: list[bool], *arrays: Features) -> tuple[Any, Any]:
+        """The mapped axis becomes part of the batch."""
+        whole = [x if one else jnp.broadcast_to(x, (size, *x.shape)) for x, one in zip(arrays, is_mapped)]
+        results = call(*(x.reshape(-1, *x.shape[2:]) for x in whole))
+        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
 
     return call
 

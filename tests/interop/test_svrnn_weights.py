@@ -39,7 +39,8 @@ def test_released_weights_give_what_they_give_on_transposed_pictures():
     transposed = jit_window()(from_torch("svrnn", put_right), window.swapaxes(2, 3))
 
     switched_off = {"rnn2_1.weight": np.zeros((24, 24)), "rnn2_1.bias": np.zeros(24)}
-    upright = jit_window()(from_caffe("svrnn", {**released, **switched_off}), window)
+    old = {"conv1.bias": released["conv1.bias"].reshape(1, 1, 1, -1)}  # as files of old have it
+    upright = jit_window()(from_caffe("svrnn", {**released, **switched_off, **old}), window)
 
     expected = np.asarray(transposed.restored).swapaxes(1, 2)
     np.testing.assert_allclose(upright.restored, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
@@ -79,6 +80,8 @@ def test_converts_from_a_file(tmp_path, capsys):
     _, weights = seeded()
     np.savez(tmp_path / "svrnn.npz", **{name: array.astype(np.float32) for name, array in weights.items()})
     assert main(["convert", "svrnn", str(tmp_path / "svrnn.npz"), str(tmp_path / "out")]) == 0
+    assert main(["convert", "svrnn", str(tmp_path / "svrnn.pth"), str(tmp_path / "other")]) != 0
+    assert "svrnn was released for Caffe: save its layers' blobs with numpy.savez" in capsys.readouterr().err
     model, variables = load_model(tmp_path / "out")
     assert model == create_model("svrnn")
     jax.tree.map(np.testing.assert_array_equal, variables, from_caffe("svrnn", weights))
@@ -90,6 +93,9 @@ def test_wrong_files_say_what_is_wrong(tmp_path, capsys):
     weights["conv_rnnw2.weight"] = weights["conv_rnnw2.weight"][:80]
     with pytest.raises(ValueError, match=r"1 missing: conv1.bias\n1 of another shape: conv_rnnw2.weight"):
         from_caffe("svrnn", weights)
+    for name, shape in (("conv_rnnw2.bias", (81,)), ("conv_rnne_2.weight", (48, 90, 5, 5)), ("conv1.weight", ())):
+        with pytest.raises(ValueError, match=rf"1 of another shape: {name} \(expected floats"):
+            from_caffe("svrnn", {**seeded()[1], name: np.zeros(shape)})
     with pytest.raises(ValueError, match="no Caffe weights are known for 'mtu2'; choose from svrnn, flownet2s_small"):
         from_caffe("mtu2", weights)
     (tmp_path / "a.npz").write_bytes(b"no archive")

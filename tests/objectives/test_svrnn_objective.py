@@ -13,6 +13,9 @@ from jaxdeblur.interop import from_torch
 from jaxdeblur.interop.svrnn import table
 from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.svrnn import SVRNNObjective, warp_or_black
+from jaxdeblur.training.optimizers import make_optimizer, make_schedule
+from jaxdeblur.training.state import init_state
+from jaxdeblur.training.step import make_train_step
 
 CASES = ["case_a", "case_b_batch2"]
 KINKS = {"case_a": {"d_deconv2": (15, -1e-5), "d_deconv2_1": (12, 1e-5), "d_deconv1_1": (4, -1e-5)}}
@@ -190,6 +193,33 @@ def test_biases_of_the_decoder_can_be_frozen():
     assert sorted(frozen) == sorted(flow_net + decoder)
     default = SVRNNObjective(create_model("svrnn"))
     assert default.learning_rate_name("total", ("d_deconv1", "bias")) == "all"
+
+
+def test_twenty_steps_lower_the_loss_and_leave_frozen_biases_alone():
+    model = create_model("svrnn", width=0.1, weight_init="pass")
+    objective = SVRNNObjective(model, frozen_biases=True)
+    params = initial_variables(jax.random.key(0), model)["params"]
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes
+        optimizer = make_optimizer(
+            {"all": make_schedule(2e-3, kind="constant", steps=20)},
+            functools.partial(objective.learning_rate_name, "total"),
+            adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+            weight_decay=1e-6,
+        )
+        state = init_state(jax.random.key(1), params, {"total": optimizer}, ema=False)
+        step = make_train_step(objective, {"total": optimizer})
+        batch = random_batch(0, 1)
+        batch["sharp"] = batch["blurred"][:, :1] + 0.1  # which a bias can give
+        losses = []
+        before = jax.tree.map(np.array, params)
+        for _ in range(20):
+            state, metrics = step(state, batch, {})
+            losses.append(float(metrics["deblur"][0]))
+    assert losses[-1] < 0.5 * losses[0]
+    for path, old in jax.tree_util.tree_leaves_with_path(before):
+        names = tuple(entry.key for entry in path)
+        new = functools.reduce(lambda tree, name: tree[name], names, state.params)
+        assert np.array_equal(old, new) == (objective.learning_rate_name("total", names) is None), names
 
 
 def test_faults():

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parity import load_case
 
-from jaxdeblur.ops import spatial_rnn_kernel
 from jaxdeblur.ops.spatial_rnn import DIRECTIONS, FORMS, four_direction_recurrence
 from jaxdeblur.training.sharding import along_batch, make_mesh
 
@@ -233,10 +232,12 @@ def test_little_is_held_beside_arguments_and_results():
     assert total <= 1.5 * arrays * unit  # with lambda and what XLA lays out twice
 
 
-def test_the_kernel_is_what_a_gpu_runs_and_no_one_else():
-    f, w, cotangent = (
-        jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 13, 20, 24), (2, 13, 20, 96), (2, 13, 20, 96))
-    )
+@pytest.mark.parametrize(
+    ("features", "weights"), [("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")]
+)
+def test_the_kernel_is_what_a_gpu_runs_and_no_one_else(features, weights):
+    f, cotangent = (jax.ShapeDtypeStruct((2, 13, 20, channels), features) for channels in (24, 96))
+    w = jax.ShapeDtypeStruct((2, 13, 20, 96), weights)
     traced = recurrence_and_gradients.trace(f, w, cotangent)
     kernels = {p: traced.lower(lowering_platforms=(p,)).as_text().count("triton") for p in ("cuda", "cpu", "tpu")}
     assert kernels == {"cuda": 2, "cpu": 0, "tpu": 0}
@@ -276,6 +277,22 @@ def test_what_does_not_fit_says_so():
         four_direction_recurrence(f[:, :0], w[:, :0])
     with pytest.raises(ValueError, match="form is 'tree'; expected one of sequential"):
         inspect.unwrap(four_direction_recurrence)(f, w, form="tree")  # as without the type checker
+    with pytest.raises(ValueError, match="features are int32 and weights float32; expected floating numbers"):
+        inspect.unwrap(four_direction_recurrence)(f.astype(np.int32), w)
+
+
+def test_what_is_too_large_for_the_kernel_goes_another_way():
     huge = [jax.ShapeDtypeStruct((1, 2**15, 2**12, channels), jnp.bfloat16) for channels in (4, 16)]
-    with pytest.raises(ValueError, match=r"less than 2\^31 numbers, not 2147483648; use form='chunked'"):
-        jax.eval_shape(spatial_rnn_kernel.forward, *huge)
+    with pytest.raises(ValueError, match=r"less than 2\^31 weights a device, not 2147483648; use form='chunked'"):
+        recurrence.trace(*huge, form="kernel")
+    assert "triton" not in recurrence.trace(*huge).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_vmap_is_a_loop(form):
+    f, w, cotangent = (x.astype(np.float32) for x in random_case(8, (3, 2, 5, 9, 2)))
+    run = functools.partial(recurrence_and_gradients, form=form)
+    each = [run(f[0], *rest) for rest in zip(w, cotangent, strict=True)]
+    mapped = jax.jit(jax.vmap(run, in_axes=(None, 0, 0)))(f[0], w, cotangent)
+    for found, expected in zip(mapped, zip(*each, strict=True), strict=True):
+        assert_close(found, np.stack(expected))
