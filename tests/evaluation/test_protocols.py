@@ -297,6 +297,7 @@ def test_which_frames_count_and_what_is_averaged():
         ("mtu_inloop", 0, 0, 1, "frames"),
         ("mtu_matlab", 1, 0, 1, "frames"),
         ("mtu_aligned", 1, 0, 1, "frames"),
+        ("svrnn", 0, 1, 1, "clips"),
         ("cdvd", 2, 2, 4, "frames"),
     }
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())

@@ -34,6 +34,8 @@ PARAMETERS = {
     "flownet2c": (39_175_298, 0),
     "flownet2s": (38_676_506, 0),
     "flownet2sd": (45_371_666, 0),
+    "flownet2s_small": (5_462_674, 0),
+    "svrnn": (8_281_696, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."
