@@ -26,10 +26,8 @@ from jaxdeblur.ops.spatial_rnn import FORMS, four_direction_recurrence
 from jaxdeblur.types import Array, Features
 
 SCALES = ((2, 24), (4, 48), (8, 96))  # coarser by, channels
-FORWARD_UNITS, BACKWARD_UNITS = (
-    10,
-    21,
-)  # arrays of the features' size that must be moved, both senses of an axis together
+# Arrays of the features' size that must be moved, both senses of an axis together.
+FORWARD_UNITS, BACKWARD_UNITS = 10, 21
 HELD_UNITS = 18  # f, w, h, the gradient to h, and those to f and w
 
 
