@@ -156,18 +156,9 @@ def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
 
 def _convert(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import save_model
-    from jaxdeblur.interop import CAFFE, from_caffe, from_torch
-    from jaxdeblur.interop.files import load_arrays, load_torch_file
+    from jaxdeblur.interop.files import read_weights
 
-    if arguments.file.endswith(".npz"):
-        variables = from_caffe(arguments.name, load_arrays(arguments.file))
-    elif arguments.name in CAFFE:
-        raise ValueError(
-            f"{arguments.name} was released for Caffe: save its layers' blobs with numpy.savez as <layer>.weight and "
-            f"<layer>.bias, and give that .npz file instead of {arguments.file}"
-        )
-    else:
-        variables = from_torch(arguments.name, load_torch_file(arguments.file))
+    variables = read_weights(arguments.name, arguments.file)
     save_model(arguments.target, name=arguments.name, options={}, variables=variables)
     print(f"{arguments.target}: {arguments.name}")
 

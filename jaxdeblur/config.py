@@ -56,8 +56,7 @@ from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
-from jaxdeblur.interop import CAFFE, from_caffe, from_torch
-from jaxdeblur.interop.files import load_arrays, load_torch_file
+from jaxdeblur.interop.files import read_weights
 from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
@@ -205,7 +204,7 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
                 f"objective.teacher_checkpoint {path} is a {type(teacher).__name__}; expected a LiteFlowNet"
             )
         return {"liteflownet": variables}
-    return {"liteflownet": from_torch("liteflownet", load_torch_file(path))}
+    return {"liteflownet": read_weights("liteflownet", path)}
 
 
 def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
@@ -245,12 +244,8 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
             raise ValueError(f"{path} is a {type(network).__name__}; expected a {name} for the flow network")
         if getattr(network.config, "channel_order", "rgb") == "bgr":
             logger.warning("%s was trained on BGR; here it is given RGB, as the released code does", path)
-    elif path.endswith(".npz"):
-        variables = from_caffe(name, load_arrays(path))
-    elif name in CAFFE:
-        raise ValueError(f"{path} is neither a checkpoint of ours nor a .npz of Caffe's blobs, which {name} comes as")
     else:
-        variables = from_torch(name, load_torch_file(path))
+        variables = read_weights(name, path)
     found = variables["params"]
     if isinstance(model, SVRNN):  # which has two layers more
         found = {**params["flow_net"], **in_pixels_of_own_grid(found)}

@@ -166,11 +166,7 @@ def test_pack(monkeypatch, capsys):
 
 
 def test_convert(monkeypatch, checkpoint, capsys):
-    files = types.SimpleNamespace(load_torch_file=lambda path: {"path": path}, load_arrays=None)
-    interop = types.SimpleNamespace(
-        CAFFE={}, from_caffe=None, from_torch=lambda name, state: {"params": (name, state)}, files=files
-    )
-    monkeypatch.setitem(sys.modules, "jaxdeblur.interop", interop)
+    files = types.SimpleNamespace(read_weights=lambda name, path: {"params": (name, {"path": path})})
     monkeypatch.setitem(sys.modules, "jaxdeblur.interop.files", files)
     assert cli.main(["convert", "mtu2", "official.pth", "out"]) == 0
     expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": "official.pth"})}}

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxdeblur.interop import CAFFE, from_caffe, from_torch
+from jaxdeblur.types import Variables
+
 # What training code wraps the weights in: {"state_dict": ..., "epoch": 3}, {"params": ...}.
 WRAPPERS = ("state_dict", "params")
 
@@ -62,3 +65,20 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         str(name): (value.float() if value.is_floating_point() else value).detach().numpy()
         for name, value in content.items()
     }
+
+
+def read_weights(name: str, path: str | os.PathLike[str]) -> Variables:
+    """Flax variables of a model from an official file: a .npz of a Caffe release's blobs, or what PyTorch writes.
+
+    Raises:
+        ImportError, OSError, ValueError: as `load_torch_file`, `load_arrays`, `from_torch` and `from_caffe`; or the
+            model was released for Caffe and the file is no .npz.
+    """
+    if os.fspath(path).endswith(".npz"):
+        return from_caffe(name, load_arrays(path))
+    if name in CAFFE:
+        raise ValueError(
+            f"{name} was released for Caffe: save its layers' blobs with numpy.savez as <layer>.weight and "
+            f"<layer>.bias, and give that .npz file instead of {path}"
+        )
+    return from_torch(name, load_torch_file(path))
