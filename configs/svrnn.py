@@ -22,8 +22,7 @@ The rows of the paper's Table IV: --config.model.recurrence=none|concatenated|de
 --config.objective.flow_loss=False (which recurrence=none and sees=current need, too).
 
 The paper reports 30.58 dB / 0.928 on DVD's test videos, over frames that have a successor
-(--config.evaluation.protocol=svrnn; it also lays portrait videos down first, which you have to do). This recipe has not
-been run to its end by us; no score of ours is claimed.
+(--config.evaluation.protocol=svrnn). This recipe has not been run to its end by us; no score of ours is claimed.
 """
 
 from ml_collections import ConfigDict

@@ -148,6 +148,7 @@ class Protocol:
 
     over: "clips": mean of clip means; "frames": mean over all frames of all clips.
     skip_first, skip_last: frames at the start and the end of each clip that are not scored.
+    laid_down: frames higher than wide are transposed before they are restored, and scored that way.
     size_multiple: blurred and sharp frames lose rows at the bottom and columns at the right down to a multiple of it,
         before anything else.
     """
@@ -157,6 +158,7 @@ class Protocol:
     over: Literal["clips", "frames"]
     skip_first: int = 0
     skip_last: int = 0
+    laid_down: bool = False
     size_multiple: int = 1
 
 
@@ -167,9 +169,8 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("mtu_inloop", mtu_inloop, "frames"),
         Protocol("mtu_matlab", mtu_matlab, "frames", skip_first=1),
         Protocol("mtu_aligned", mtu_aligned, "frames", skip_first=1),
-        # Zhang et al. (2021) score the frames that have a successor; portrait videos, which they lay down first, are
-        # scored as they stand.
-        Protocol("svrnn", common, "clips", skip_last=1),
+        # Zhang et al. (2021) score the frames that have a successor.
+        Protocol("svrnn", common, "clips", skip_last=1, laid_down=True),
         # The released script restores no frame that lacks two neighbours on either side.
         Protocol("cdvd", cdvd, "frames", skip_first=2, skip_last=2, size_multiple=4),
     )

@@ -60,7 +60,7 @@ def score_clip(
 
     def frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for blurred_u8, sharp_u8 in clip.frames():
-            yield _to_float(_cut(blurred_u8, protocol)), _to_float(_cut(sharp_u8, protocol))
+            yield _to_float(_framed(blurred_u8, protocol)), _to_float(_framed(sharp_u8, protocol))
 
     waiting: collections.deque[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = collections.deque()
     pairs = zip(frames(), restore(blurred for blurred, _ in frames()), strict=True)
@@ -82,7 +82,10 @@ def _score_frame(
     return FrameScore(clip, number, psnr_blurred, psnr_restored, float(ssim_blurred), float(ssim_restored))
 
 
-def _cut(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
+def _framed(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """A frame as the protocol restores and scores it: laid down, cut."""
+    if protocol.laid_down and image_u8.shape[0] > image_u8.shape[1]:
+        image_u8 = image_u8.swapaxes(0, 1)
     height, width, _ = image_u8.shape
     multiple = protocol.size_multiple
     if min(height, width) < multiple:

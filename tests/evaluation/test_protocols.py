@@ -300,6 +300,7 @@ def test_which_frames_count_and_what_is_averaged():
         ("svrnn", 0, 1, 1, "clips"),
         ("cdvd", 2, 2, 4, "frames"),
     }
+    assert [p.name for p in PROTOCOLS.values() if p.laid_down] == ["svrnn"]
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
     for protocol in PROTOCOLS.values():
         assert all(np.ndim(jax.device_get(value)) == 0 for value in protocol.score(*pair(10)))

@@ -72,6 +72,28 @@ def test_frames_are_cut_before_they_are_restored():
         list(score_clip(clip("a", [20]), restore, protocol(size_multiple=16)))
 
 
+@pytest.mark.parametrize(("height", "width"), [(9, 6), (6, 9), (6, 6)])
+def test_portrait_frames_are_laid_down_before_they_are_restored(height, width):
+    blurred, sharp = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    seen = []
+
+    def restore(frames):
+        for frame in frames:
+            seen.append(frame)
+            yield frame
+
+    def score(restored, sharp):
+        seen.extend([restored, sharp])
+        return 0.0, 0.0
+
+    one = EvaluationClip("one", lambda: iter([(blurred, sharp)]))
+    list(score_clip(one, restore, dataclasses.replace(protocol(laid_down=True), score=score)))
+    expected = [image.swapaxes(0, 1) if height > width else image for image in (blurred, sharp)]
+    # What is restored; then the blurred frame and the restored one, each with the sharp one.
+    for image, number in zip(seen, (0, 0, 1, 0, 1), strict=True):
+        np.testing.assert_array_equal(np.rint(255 * image), expected[number])
+
+
 def test_frames_are_streamed():
     pulled = []
 
