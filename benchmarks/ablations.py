@@ -3,7 +3,7 @@
     python -m benchmarks.ablations cdvd     CDVD-TSP with one and with two stages (the paper's Table 3)
     python -m benchmarks.ablations svrnn    SVRNN and without its recurrence, steering or flow (rows of its Table IV)
 
-    [--out FOLDER] [--steps 400] [--clips 24]
+    [--out FOLDER] [--steps N] [--clips 24]
 
 Trains the flow network inside first, then every variant from it by the :smoke recipe, all by train.py, and scores them
 by evaluate.py: what is there already is not done again, what was stopped goes on. The table is also written to
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, help="updates of each variant; the recipe's own number if not given")
     parser.add_argument("--clips", type=int, default=24, help="held-out clips to score on")
     arguments = parser.parse_args()
     experiment = EXPERIMENTS[arguments.experiment]
@@ -63,7 +63,7 @@ def main() -> None:
     flow = out / "flow"
     run("train.py", "--config=configs/pwcnet.py:smoke", f"--workdir={flow}", *experiment.flow_network)
 
-    table = Table(title=f"{experiment.config}, {arguments.steps} updates; {arguments.clips} held-out scenes")
+    table = Table(title=f"{experiment.config}; {arguments.clips} held-out scenes")
     table.add_column("variant", no_wrap=True)
     for heading in ("PSNR dB", "gain dB", "clips that gain", "SSIM"):
         table.add_column(heading, justify="right")
@@ -73,7 +73,7 @@ def main() -> None:
             f"--config={experiment.config}",
             f"--workdir={folder}",
             f"--config.initial.flow_workdir={flow}",
-            f"--config.training.steps={arguments.steps}",
+            *(() if arguments.steps is None else (f"--config.training.steps={arguments.steps}",)),
             *options,
         )
         run("train.py", *common)

@@ -69,6 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.scenes.still_share = 0.15
     config.data.scenes.min_speed_share = 0.1
     config.data.scenes.distinct_clips = 0  # render so many once and go round; 0: never the same twice
+    config.data.scenes.turned = False  # turn or mirror each batch of those anew
     config.data.scenes.validation_seed = 1_000_001
     config.data.scenes.test_seed = 1_000_002
     config.data.video_folder = ConfigDict()

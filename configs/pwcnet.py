@@ -51,6 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.scenes.still_share = 0.05
     config.data.scenes.min_speed_share = 0.1
     config.data.scenes.distinct_clips = 0
+    config.data.scenes.turned = False
     config.data.scenes.validation_seed = 1_000_001
     config.data.scenes.test_seed = 1_000_002
     config.data.flow_pairs = ConfigDict()

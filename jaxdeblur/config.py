@@ -41,7 +41,7 @@ from jaxdeblur.data.flow_pairs import (
     read_flow_pair,
 )
 from jaxdeblur.data.pipeline import video_folder_batches
-from jaxdeblur.data.scenes import SceneConfig, load_photographs, render_batch
+from jaxdeblur.data.scenes import SceneConfig, draw_symmetry, load_photographs, render_batch, turned
 from jaxdeblur.data.transforms import (
     FLIPS,
     MTU_AUGMENTATION,
@@ -274,6 +274,7 @@ def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Ca
                 f"data.scenes.distinct_clips is {distinct}; expected 0 or a multiple of the batch size {size}"
             )
         pool: dict[int, Batch] = {}
+        turn = jax.jit(turned, static_argnums=1)
 
         def scenes(first: int) -> Iterator[Batch]:
             for number in itertools.count(first):
@@ -283,7 +284,8 @@ def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Ca
                 index = number * size % distinct
                 if index not in pool:
                     pool[index] = render(config.seed, index)
-                yield pool[index]
+                batch = pool[index]
+                yield turn(batch, draw_symmetry(config.seed, number)) if config.data.scenes.turned else batch
 
         return scenes
 
@@ -417,7 +419,7 @@ def _scene_renderer(
 ) -> Callable[[int, int], Batch]:
     """(seed, number of the first clip) -> a batch, each device rendering its own share."""
     options = config.data.scenes.to_dict()
-    for field in ("validation_seed", "test_seed", "distinct_clips"):
+    for field in ("validation_seed", "test_seed", "distinct_clips", "turned"):
         options.pop(field)
     folder = options.pop("photographs")
     size = config.data.crop_px

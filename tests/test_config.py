@@ -10,6 +10,7 @@ import pytest
 
 import jaxdeblur.config as parts
 from jaxdeblur.checkpoint import save_model
+from jaxdeblur.data.scenes import draw_symmetry, turned
 from jaxdeblur.models import MODELS, create_model, example_inputs
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
@@ -256,6 +257,11 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     # Eight distinct clips: the third batch of four is the first again, the second is another.
     np.testing.assert_array_equal(batches[2]["sharp"], batches[0]["sharp"])
     assert np.abs(np.asarray(batches[1]["sharp"]) - np.asarray(batches[0]["sharp"])).mean() > 0.01
+    # Turned, each in a way that follows from its number.
+    config.data.scenes.turned = True
+    again = next(parts.training_batches(config, objective, make_mesh(jax.devices()[:1]))(2))
+    expected = turned(batches[0], draw_symmetry(config.seed, 2))
+    jax.tree.map(np.testing.assert_array_equal, dict(again), dict(expected))
 
 
 def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplog):

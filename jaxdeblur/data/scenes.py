@@ -41,6 +41,8 @@ OPAQUE = 0.99
 """Share of a pixel's light that must come from one layer for its flow to count as valid."""
 
 _ANGLE, _LOG_ZOOM = 2, 3
+_SYMMETRY_STREAM = 4
+"""Keeps these draws apart from those of `clips`, `transforms` and `flow_pairs` at the same seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +211,39 @@ def render_batch(
 
     indices = jnp.asarray(first_index, jnp.int32) + jnp.arange(batch_size, dtype=jnp.int32)
     return jax.lax.map(render, indices, batch_size=at_once if at_once > 1 else None)
+
+
+def turned(batch: Batch, symmetry: int) -> Batch:
+    """A batch of square clips by one of the eight symmetries of a square: turned, mirrored or both.
+
+    Vectors of flows turn with the grid they lie on.
+
+    Args:
+        symmetry: 0 to 7, static; 0 leaves all as it is. Bit 0 mirrors left and right, bit 1 top and bottom, and then
+            bit 2 swaps rows and columns.
+    """
+
+    def grid(values: jax.Array, rows: int) -> jax.Array:
+        values = jnp.flip(values, [axis for bit, axis in ((1, rows + 1), (2, rows)) if symmetry & bit])
+        return values.swapaxes(rows, rows + 1) if symmetry & 4 else values
+
+    def turn(name: str, values: jax.Array) -> jax.Array:
+        values = grid(values, values.ndim - (2 if name.startswith("valid") else 3))
+        if not name.startswith("flow"):
+            return values
+        u, v = values[..., :1], values[..., 1:]
+        u, v = -u if symmetry & 1 else u, -v if symmetry & 2 else v
+        return jnp.concatenate([v, u] if symmetry & 4 else [u, v], axis=-1)
+
+    if batch["sharp"].shape[-3] != batch["sharp"].shape[-2]:
+        raise ValueError(f"sharp has shape {batch['sharp'].shape}; expected square frames")
+    return {name: turn(name, values) for name, values in batch.items()}  # type: ignore[return-value]
+
+
+def draw_symmetry(seed: int, batch_number: int) -> int:
+    """Which of the symmetries of `turned` a batch of a run gets."""
+    # NumPy promises to keep the bits of Philox.
+    return int(np.random.Philox(np.random.SeedSequence((_SYMMETRY_STREAM, seed, batch_number))).random_raw() & 7)
 
 
 def render_clip(

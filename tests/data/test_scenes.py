@@ -11,6 +11,7 @@ import pytest
 from jaxdeblur.data import scenes
 from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
 from jaxdeblur.data.scenes import MotionPath, Scene, SceneConfig
+from jaxdeblur.ops.warp import warp_backward
 
 TINY = SceneConfig(frames=3, height=24, width=32, objects=1)
 SQUARE = SceneConfig(frames=3, height=40, width=40)
@@ -220,6 +221,37 @@ def test_flow_and_picture_follow_the_documented_motion():
     for frame, time in enumerate((-1.0, 0.0, 1.0)):
         expected = seen_at(scene, 0, time + 1, texture_point(scene, 0, time, grid)) - grid
         np.testing.assert_allclose(np.reshape(flow[frame], (-1, 2)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("symmetry", range(8))
+def test_a_turned_batch_is_the_scene_turned(symmetry):
+    batch = jax.jit(scenes.render_batch, static_argnums=(0, 1, 2, 3))(3, 0, 2, SQUARE)
+    turned = scenes.turned(batch, symmetry)
+    assert {name: (x.shape, x.dtype) for name, x in turned.items()} == {k: (x.shape, x.dtype) for k, x in batch.items()}
+    # Where each pixel went, by the words of the docstring.
+    for y, x in itertools.product((0, 7, 30), repeat=2):
+        row, column = (39 - y if symmetry & 2 else y), (39 - x if symmetry & 1 else x)
+        row, column = (column, row) if symmetry & 4 else (row, column)
+        for name in ("blurred", "sharp", "valid_cur_to_next"):
+            np.testing.assert_array_equal(turned[name][:, :, row, column], batch[name][:, :, y, x])
+    # The turned flow brings the turned next frame where the flow brings the next frame.
+    both = []
+    for clip in (batch, turned):
+        next_on_cur, _ = warp_backward(clip["sharp"][:, 1:], clip["flow_cur_to_next"][:, :-1], border="edge")
+        both.append({**batch, "sharp": next_on_cur})
+    np.testing.assert_allclose(scenes.turned(both[0], symmetry)["sharp"], both[1]["sharp"], atol=1e-4)
+
+
+def test_symmetries_are_drawn_by_seed_and_number():
+    drawn = [scenes.draw_symmetry(1, number) for number in range(200)]
+    assert drawn == [scenes.draw_symmetry(1, number) for number in range(200)]
+    assert drawn != [scenes.draw_symmetry(2, number) for number in range(200)]
+    assert all(10 < drawn.count(symmetry) < 45 for symmetry in range(8))
+
+
+def test_frames_that_are_no_squares_are_not_turned():
+    with pytest.raises(ValueError, match="expected square frames"):
+        scenes.turned({"sharp": jnp.zeros((1, 1, 8, 9, 3))}, 1)
 
 
 def test_srgb_curve():
