@@ -33,7 +33,7 @@ from jaxdeblur.flow_nets.flownet2 import FlowNet2
 from jaxdeblur.flow_nets.flownet_s import FlowNetConfig
 from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, PWCNet
 from jaxdeblur.layers.conv import Conv, ConvTranspose, passing_three
-from jaxdeblur.models.windows import alternating_frame_numbers
+from jaxdeblur.models.windows import check_window, clip_windows
 from jaxdeblur.ops.flow import flow_to_colour
 from jaxdeblur.ops.sharpness import temporal_sharpness_prior
 from jaxdeblur.ops.warp import inside_weight, warp_backward
@@ -173,7 +173,7 @@ class CDVDTSP(nn.Module):
         Returns:
             The next carry, and what the last stage yields.
         """
-        _check(window, 2 * self.config.stages + 1)
+        check_window(window, 2 * self.config.stages + 1, SIZE_MULTIPLE)
         if self.config.flow == "none":
             return carry, StageOutputs(self._restore_side_by_side(window))
         image = jnp.asarray(window[:, -1], jnp.float32)
@@ -192,7 +192,7 @@ class CDVDTSP(nn.Module):
     def cascade(self, window: Clip) -> tuple[StageOutputs, ...]:
         """All stages of a window, as in training: (B, 2 S + 1, H, W, 3) -> for stage s what its 2 (S - s) + 1 frames
         yield, (B, 2 (S - s) + 1, ...) each. A frame is encoded once a stage; nothing else is shared."""
-        _check(window, 2 * self.config.stages + 1)
+        check_window(window, 2 * self.config.stages + 1, SIZE_MULTIPLE)
         if self.config.flow == "none":
             return (StageOutputs(self._restore_side_by_side(window)[:, None]),)
         images = jnp.asarray(window, jnp.float32)
@@ -214,9 +214,9 @@ class CDVDTSP(nn.Module):
         if clip.ndim != 5 or clip.shape[-1] != 3:
             raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
         around = self.config.stages
-        padded = jnp.take(clip, alternating_frame_numbers(clip.shape[1], around, around), axis=1)
+        windows = clip_windows(clip, past=around, future=around, beyond_ends=self.beyond_ends)
         if self.is_initializing():  # one step makes every parameter; scanning would only cost time
-            window = padded[:, : 2 * around + 1]
+            window = windows[:, 0]
             restored = self.step(self.start(window), window)[1].restored
             return jnp.broadcast_to(restored[:, None], clip.shape)
 
@@ -224,7 +224,6 @@ class CDVDTSP(nn.Module):
             carry, outputs = model.step(carry, window)
             return carry, outputs.restored
 
-        windows = jnp.stack([padded[:, t : t + 2 * around + 1] for t in range(clip.shape[1])], axis=1)
         scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
         _, restored = scan(self, self.start(windows[:, 0]), windows)
         return restored
@@ -357,14 +356,3 @@ def _join_time(tree: Any) -> Any:
 def _split_time(tree: Any, batch: int) -> Any:
     """(B T, ...) -> (B, T, ...)."""
     return jax.tree.map(lambda x: x.reshape(batch, -1, *x.shape[1:]), tree)
-
-
-def _check(window: Clip, frames: int) -> None:
-    if window.ndim != 5 or window.shape[1] != frames or window.shape[-1] != 3:
-        raise ValueError(f"window has shape {window.shape}; expected (batch, {frames}, height, width, 3)")
-    height, width = window.shape[2:4]
-    if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-        raise ValueError(
-            f"height and width are {height} x {width}; expected multiples of {SIZE_MULTIPLE}: use pad_to_multiple, or "
-            "restore(), which does it"
-        )

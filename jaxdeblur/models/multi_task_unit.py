@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, normal, variance_scaling
 
 from jaxdeblur.layers.conv import Conv, ConvTranspose
+from jaxdeblur.models.windows import check_window, clip_windows
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.flow import flow_to_colour
@@ -230,9 +231,7 @@ class MultiTaskUnits(nn.Module):
                 is handed on clamped to [0, 1], as the released evaluation does.
         """
         cfg = self.config
-        if window.ndim != 5 or window.shape[1] != 5 or window.shape[-1] != 3:
-            raise ValueError(f"window has shape {window.shape}; expected (batch, 5, height, width, 3)")
-        _check_size(*window.shape[2:4])
+        check_window(window, self.past_frames + 1 + self.future_frames, QUARTER)
         window = jnp.asarray(window, jnp.float32)
         blurred = window[:, 2]
         first = ~carry.seen
@@ -349,13 +348,6 @@ class MultiTaskUnits(nn.Module):
     def _image(self, layer_output: Features, blurred: Image) -> Image:
         image = layer_output.astype(jnp.float32)
         return image + blurred if self.config.residual else image
-
-
-def clip_windows(clip: Clip, *, past: int = 2, future: int = 2) -> Clip:
-    """(B, T, H, W, C) -> (B, T, past + 1 + future, H, W, C): each frame with its neighbours, end frames repeated."""
-    time = clip.shape[1]
-    index = jnp.arange(time)[:, None] + jnp.arange(-past, future + 1)[None, :]
-    return jnp.take(clip, jnp.clip(index, 0, time - 1), axis=1)
 
 
 def _check_size(height: int, width: int) -> None:

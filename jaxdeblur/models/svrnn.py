@@ -49,7 +49,7 @@ from jaxdeblur.flow_nets.flownet_s import (
     refine,
 )
 from jaxdeblur.layers.conv import Conv, ConvTranspose, passing_three
-from jaxdeblur.models.windows import alternating_frame_numbers
+from jaxdeblur.models.windows import check_window, restore_all_windows
 from jaxdeblur.ops.flow import flow_to_colour, resize_flow
 from jaxdeblur.ops.resample import resize_bilinear
 from jaxdeblur.ops.spatial_rnn import DIRECTIONS, four_direction_recurrence
@@ -163,29 +163,14 @@ class SVRNN(nn.Module):
 
     def __call__(self, clip: Clip) -> Clip:
         """Restores whole clips, (B, T, H, W, 3) -> the same; not clamped. All frames at once."""
-        if clip.ndim != 5 or clip.shape[-1] != 3:
-            raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
-        batch, time = clip.shape[:2]
-        numbers = alternating_frame_numbers(time, self.past_frames, self.future_frames)
-        windows = jnp.stack([clip[:, numbers[i : i + time]] for i in range(len(numbers) - time + 1)], axis=2)
-        if self.is_initializing():
-            windows = windows[:, :1]
-        restored = self.restore_window(windows.reshape(-1, *windows.shape[2:])).restored
-        restored = restored.reshape(batch, -1, *restored.shape[1:])
-        return jnp.broadcast_to(restored, clip.shape)
+        return restore_all_windows(self, clip)
 
     @nn.compact
     def restore_window(self, window: Clip) -> SVRNNOutputs:
         """All that comes of a window of frames (B, past + 1 + future, H, W, 3); H and W multiples of 64."""
         cfg = self.config
         frames = self.past_frames + 1 + self.future_frames
-        if window.ndim != 5 or window.shape[1] != frames or window.shape[-1] != 3:
-            raise ValueError(f"window has shape {window.shape}; expected (batch, {frames}, height, width, 3)")
-        if window.shape[2] % SIZE_MULTIPLE or window.shape[3] % SIZE_MULTIPLE:
-            raise ValueError(
-                f"height and width are {window.shape[2]} x {window.shape[3]}; expected multiples of {SIZE_MULTIPLE}: "
-                "use pad_to_multiple, or restore(), which does it"
-            )
+        check_window(window, frames, SIZE_MULTIPLE)
         window = jnp.asarray(window, jnp.float32)
         current = window[:, self.past_frames]
         to_next = to_prev = None

@@ -1,11 +1,47 @@
-"""Which frames a clip's windows are made of."""
+"""The windows of frames that models read, and models that keep nothing from window to window."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.types import BeyondEnds, Clip
 
-def alternating_frame_numbers(count: int, past: int, future: int) -> np.ndarray:
-    """Numbers of the frames that stand at -past .. count - 1 + future of a clip of `count`, where "alternate" says what
-    stands beyond its ends: the end frame's neighbour and the end frame in turn; see restoration.clip.frame_windows."""
+
+def frame_numbers(count: int, past: int, future: int, beyond_ends: BeyondEnds) -> np.ndarray:
+    """Numbers of the frames that stand at -past .. count - 1 + future of a clip of `count`; for what stands beyond its
+    ends see restoration.clip.frame_windows."""
+    if beyond_ends == "repeat":
+        return np.clip(np.arange(-past, count + future), 0, count - 1)
     before = [0 if number % 2 == 0 else min(1, count - 1) for number in range(past, 0, -1)]
     after = [count - 1 if number % 2 == 0 else max(count - 2, 0) for number in range(1, future + 1)]
     return np.array([*before, *range(count), *after])
+
+
+def clip_windows(clip: Clip, *, past: int = 2, future: int = 2, beyond_ends: BeyondEnds = "repeat") -> Clip:
+    """(B, T, H, W, C) -> (B, T, past + 1 + future, H, W, C): each frame with its neighbours."""
+    time = clip.shape[1]
+    numbers = frame_numbers(time, past, future, beyond_ends)
+    return jnp.take(clip, numbers[np.arange(time)[:, None] + np.arange(past + 1 + future)], axis=1)
+
+
+def check_window(window: Clip, frames: int, multiple: int) -> None:
+    """Raises ValueError unless a window has so many frames, of a size that is a multiple."""
+    if window.ndim != 5 or window.shape[1] != frames or window.shape[-1] != 3:
+        raise ValueError(f"window has shape {window.shape}; expected (batch, {frames}, height, width, 3)")
+    if window.shape[2] % multiple or window.shape[3] % multiple:
+        raise ValueError(
+            f"height and width are {window.shape[2]} x {window.shape[3]}; expected multiples of {multiple}: use "
+            "pad_to_multiple, or restore(), which does it"
+        )
+
+
+def restore_all_windows(model: Any, clip: Clip) -> Clip:
+    """What a model without memory (`restore_window`) makes of every frame of a clip (B, T, H, W, 3), in one batch."""
+    if clip.ndim != 5 or clip.shape[-1] != 3:
+        raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
+    windows = clip_windows(clip, past=model.past_frames, future=model.future_frames, beyond_ends=model.beyond_ends)
+    if model.is_initializing():  # one frame makes every parameter
+        windows = windows[:, :1]
+    restored = model.restore_window(windows.reshape(-1, *windows.shape[2:])).restored
+    return jnp.broadcast_to(restored.reshape(len(clip), -1, *restored.shape[1:]), clip.shape)

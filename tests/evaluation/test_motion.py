@@ -9,7 +9,7 @@ from jaxdeblur.evaluation.motion import mean_motion_accuracy
 from jaxdeblur.evaluation.protocols import motion_accuracy
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.models import example_inputs
-from jaxdeblur.models.multi_task_unit import clip_windows
+from jaxdeblur.models.windows import clip_windows
 
 
 def test_each_frame_is_aligned_with_the_one_before():

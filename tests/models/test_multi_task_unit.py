@@ -10,7 +10,8 @@ from parity import load_case, seeded_state_dict
 from jaxdeblur.interop import from_torch
 from jaxdeblur.layers.conv import Conv
 from jaxdeblur.models import MODELS, create_model, example_inputs, multi_task_unit
-from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits, clip_windows
+from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
+from jaxdeblur.models.windows import clip_windows
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.warp import warp_blocks

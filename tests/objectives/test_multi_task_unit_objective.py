@@ -13,7 +13,8 @@ from jaxdeblur.interop import from_torch
 from jaxdeblur.interop.layout import conv, conv_transpose
 from jaxdeblur.losses.flow import displacement_class
 from jaxdeblur.models import create_model
-from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits, clip_windows
+from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
+from jaxdeblur.models.windows import clip_windows
 from jaxdeblur.objectives import multi_task_unit
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
 from jaxdeblur.ops.resample import resize_bilinear
