@@ -3,6 +3,7 @@
     python evaluate.py --config=configs/mtu.py:scenes --workdir=runs/mtu_scenes
     python evaluate.py --config=configs/mtu.py:gopro --checkpoint=mtu2_gopro
     python evaluate.py --config=configs/pwcnet.py:smoke --workdir=runs/pwcnet_smoke
+    python evaluate.py --config=configs/vdflow.py:smoke --workdir=runs/vdflow_smoke --task=flow
 
 Writes scores.json, scores.csv and picture strips of the best, the median and the worst frame (blurred, restored, sharp)
 or pair (image, estimated flow, true flow).
@@ -25,6 +26,7 @@ from jaxdeblur.training.sharding import make_mesh
 _CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a training run: its best checkpoint is scored")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint to score instead")
+_TASK = flags.DEFINE_enum("task", None, ["deblur", "flow"], "what to score, of a network that does both: VDFlow")
 _OUT = flags.DEFINE_string("out", None, "folder for the results; by default <workdir or checkpoint>/evaluation")
 
 
@@ -56,7 +58,8 @@ def main(argv: list[str]) -> None:
         "model": {**saved["model"], "compute_dtype": precision},
         "data": config.data.source,
     }
-    evaluation = parts.build_evaluation(config, model, make_mesh(jax.local_devices()[:1]), held_out="test")
+    task = _TASK.value or parts.tasks(model)[0]
+    evaluation = parts.build_evaluation(config, model, make_mesh(jax.local_devices()[:1]), held_out="test", task=task)
     evaluation.report(variables, out, about, console)
 
 

@@ -17,13 +17,12 @@ from ml_collections import config_flags
 import jaxdeblur.config as parts
 from jaxdeblur.checkpoint import is_run_with_checkpoint
 from jaxdeblur.data.image_io import replacing
-from jaxdeblur.evaluation.pictures import write_picture
+from jaxdeblur.evaluation.pictures import stack, write_picture
 from jaxdeblur.models import initial_variables
 from jaxdeblur.training import loop
 from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
-from jaxdeblur.training.state import init_state
+from jaxdeblur.training.state import TrainState, init_state
 from jaxdeblur.training.step import make_train_step
-from jaxdeblur.types import PyTree
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run, such as configs/mtu.py or configs/mtu.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; by default runs/<config>[_<variant>]")
@@ -53,10 +52,16 @@ def main(argv: list[str]) -> None:
     mesh = make_mesh()
     check_batch_size(config.data.batch_size, mesh, config.training.microbatches)
     model = parts.build_model(config)
-    objective = parts.build_objective(config, model)
-    optimizers = parts.build_optimizers(config, objective)
-    batches = parts.training_batches(config, objective, mesh)
-    evaluation = parts.build_evaluation(config, model, mesh, held_out="validation")
+    turns = parts.build_turns(config, model)
+    optimizers = {}
+    for objective in turns.objectives:
+        optimizers |= parts.build_optimizers(config, objective)
+    plateau = parts.build_plateau(config)
+    batches = parts.training_batches(config, turns, mesh)
+    held_out_loss = parts.held_out_loss(config, turns, mesh) if plateau is not None else None
+    evaluations = [
+        parts.build_evaluation(config, model, mesh, held_out="validation", task=task) for task in parts.tasks(model)
+    ]
     frozen = replicate(parts.load_frozen(config), mesh)
 
     open_workdir(workdir, config)
@@ -65,35 +70,54 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = initial_variables(init_key, model)["params"]
+    variables = initial_variables(init_key, model)
     if not is_run_with_checkpoint(workdir):
-        params = parts.initial_params(config, model, params)
-    state = replicate(init_state(run_key, params, optimizers, ema=config.training.ema_decay is not None), mesh)
-    train_step = make_train_step(
-        objective,
-        optimizers,
-        ema_decay=config.training.ema_decay,
-        microbatches=config.training.microbatches,
-        loss_scale=config.training.loss_scale,
-        mesh=mesh,
-    )
+        variables = {**variables, "params": parts.initial_params(config, model, variables["params"])}
+    plateaus = plateau.init(optimizers) if plateau is not None else None
+    ema = config.training.ema_decay is not None
+    state = replicate(init_state(run_key, variables, optimizers, ema=ema, plateaus=plateaus), mesh)
+    train_steps = {
+        objective: make_train_step(
+            objective,
+            optimizers,
+            ema_decay=config.training.ema_decay,
+            microbatches=config.training.microbatches,
+            loss_scale=config.training.loss_scale,
+            plateau=plateau,
+            mesh=mesh,
+        )
+        for objective in turns.objectives
+    }
 
-    def evaluate(params: PyTree) -> loop.Evaluation:
-        return evaluation.validate({"params": jax.tree.map(lambda x: x.addressable_data(0), params)})
+    def evaluate(state: TrainState) -> loop.Evaluation:
+        variables = jax.tree.map(lambda x: x.addressable_data(0), state.variables)
+        each = [evaluation.validate(variables) for evaluation in evaluations]
+        metrics = {name: value for scores, _ in each for name, value in scores.items()}
+        if held_out_loss is not None:
+            metrics["held_out_loss"] = held_out_loss(state)
+        return metrics, stack([picture for _, picture in each])
+
+    def after_validation(state: TrainState, metrics: dict[str, float]) -> TrainState:
+        if plateau is None:
+            return state
+        (group,) = turns.at(int(state.step) - 1).groups
+        plateaus = plateau.check(jax.device_get(state.plateaus), group, metrics["held_out_loss"])
+        return state.replace(plateaus=replicate(plateaus, mesh))
 
     loop.train(
         state,
-        train_step,
+        lambda step: train_steps[turns.at(step)],
         batches,
         frozen=frozen,
         workdir=workdir,
         config=parts.to_json(config),
         steps=config.training.steps,
-        updates_per_batch=objective.updates_per_batch,
+        updates_per_batch=turns.updates_per_batch,
         log_every=config.training.log_every,
         checkpoint_every=config.training.checkpoint_every,
         evaluate_every=config.training.evaluate_every,
         evaluate=evaluate,
+        after_validation=after_validation,
         show_picture=write_picture,
     )
 

@@ -52,7 +52,7 @@ def main() -> None:
         "flow_cur_to_prev": jnp.ones((batch_size, FRAMES, size, size, 2)),
     }
     train_step = make_train_step(objective, optimizers)
-    state = init_state(jax.random.key(2), params, optimizers, ema=False)
+    state = init_state(jax.random.key(2), {"params": params}, optimizers, ema=False)
 
     def step():
         nonlocal state
@@ -64,7 +64,7 @@ def main() -> None:
         carry = objective.init_carry(prepared)
 
         def losses(params):
-            return objective.losses(params, prepared, carry, jnp.int32(0), keys[0])[0]
+            return objective.losses(params, {}, prepared, carry, jnp.int32(0), keys[0])[0]
 
         values, tangent = jax.linearize(losses, params)
         return [

@@ -3,13 +3,16 @@
     python train.py --config=configs/pwcnet.py --workdir=runs/pwcnet                 rendered scenes, true flow
     python train.py --config=configs/pwcnet.py:smoke --workdir=runs/pwcnet_smoke     a few minutes on two CPU cores
     python train.py --config=configs/pwcnet.py --config.model.name=flownet2s_small --workdir=runs/flownet2s_small
-                                                                                     the one inside SVRNN
+                                                                                     the one inside SVRNN; VDFlow's
+                                                                                     is flownets
     python evaluate.py --config=configs/pwcnet.py --workdir=runs/pwcnet              end-point error of every scene
 
 Variants (after the colon):
     (none)   rendered scenes: blurred frames, as the network inside a deblurring model sees them
     chairs   FlyingChairs in data/flying_chairs/data/
     sintel   MPI-Sintel in data/sintel/training/, a few scenes held out
+    folders  pairs in data/flow/<pair>/{<first image>,<second image>,flow.flo or flow.png}; to evaluate on, above all,
+             since none are held out
     smoke    a small network for a few hundred updates
 
 The loss, its weights and the schedule are those of the authors' training on FlyingChairs: 1,200,000 updates of eight
@@ -19,7 +22,7 @@ pairs of 448 x 320. This recipe has not been run to its end by us; no score of o
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-VARIANTS = ("", "chairs", "sintel", "smoke")
+VARIANTS = ("", "chairs", "sintel", "folders", "smoke")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -29,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
 
     config.model = ConfigDict()
-    config.model.name = "pwcnet_cdvd"  # also pwcnet, flownet2c, flownet2s, flownet2s_small, flownet2sd
+    config.model.name = "pwcnet_cdvd"  # also pwcnet, flownets, flownets_bn, flownet2c, flownet2s, ...
     config.model.width = 1.0
     config.model.compute_dtype = "float32"  # bfloat16 on accelerators
 
@@ -38,7 +41,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.objective.images = "blurred"  # of rendered scenes; or "sharp"
 
     config.data = ConfigDict()
-    config.data.source = {"chairs": "flying_chairs", "sintel": "sintel"}.get(variant, "scenes")
+    sources = {"chairs": "flying_chairs", "sintel": "sintel", "folders": "flow_folders"}
+    config.data.source = sources.get(variant, "scenes")
     config.data.note = ""
     config.data.batch_size = 4 if config.data.source == "scenes" else 8  # a clip of two frames is two pairs
     config.data.frames = 2
@@ -55,7 +59,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.scenes.validation_seed = 1_000_001
     config.data.scenes.test_seed = 1_000_002
     config.data.flow_pairs = ConfigDict()
-    config.data.flow_pairs.root = "data/sintel" if variant == "sintel" else "data/flying_chairs"
+    roots = {"sintel": "data/sintel", "folders": "data/flow"}
+    config.data.flow_pairs.root = roots.get(variant, "data/flying_chairs")
     config.data.flow_pairs.render_pass = "final"  # of Sintel
     config.data.flow_pairs.held_out_scenes = ("alley_2", "ambush_6", "bamboo_2", "cave_4", "market_5")  # of Sintel
     config.data.flow_pairs.crop_px = (320, 448)

@@ -4,6 +4,7 @@ A checkpoint is a folder that Orbax has written, with the parameters as an item 
 
     params/      parameters as trained
     ema/         their moving average, where one is kept
+    batch_stats/ running statistics, of networks with batch normalisation
     training/    step, optimiser moments, key                    (training runs only)
     config/      JSON: {"model": {"name": ..., **options}, ...}
 
@@ -152,20 +153,16 @@ def save_model(path: str | Path, *, name: str, options: dict[str, Any], variable
     Args:
         path: a folder that does not exist yet.
         name, options: as for create_model.
-        variables: {"params": ...}.
+        variables: {"params": ...}, with "batch_stats" where the model has such.
     """
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; name a new folder")
-    check_params(create_model(name, **options), variables["params"], str(path))
+    check_variables(create_model(name, **options), variables, str(path))
+    items = {item: ocp.args.StandardSave(tree) for item, tree in variables.items()}
     with _checkpointer() as checkpointer:
-        checkpointer.save(
-            path,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(variables["params"]),
-                config=ocp.args.JsonSave({"model": {"name": name, **options}}),
-            ),
-        )
+        config = ocp.args.JsonSave({"model": {"name": name, **options}})
+        checkpointer.save(path, args=ocp.args.Composite(config=config, **items))
 
 
 def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
@@ -181,19 +178,24 @@ def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
     folder = find_checkpoint(path)
     config = load_config(folder)
     model = create_model(**{**config["model"], **options})
-    item = "ema" if (folder / "ema").is_dir() else "params"
+    stored = {"params": "ema" if (folder / "ema").is_dir() else "params"}
+    if (folder / "batch_stats").is_dir():
+        stored["batch_stats"] = "batch_stats"
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
     try:
         with _checkpointer() as checkpointer:
-            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            target = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), _metadata(checkpointer, folder, item)
-            )
-            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-            params = checkpointer.restore(folder, args=arguments)[item]
+            targets = {item: jax.tree.map(on_device, _metadata(checkpointer, folder, item)) for item in stored.values()}
+            arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
+            restored = checkpointer.restore(folder, args=ocp.args.Composite(**arguments))
+            variables = {collection: restored[item] for collection, item in stored.items()}
     except Exception as error:
         raise ValueError(f"checkpoint {folder} cannot be read ({_first_line(error)}); use another one") from error
-    check_params(model, params, str(folder))
-    return model, {"params": params}
+    check_variables(model, variables, str(folder))
+    return model, variables
 
 
 def is_run_with_checkpoint(workdir: str | Path) -> bool:
@@ -230,14 +232,14 @@ def load_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_params(model: nn.Module, params: PyTree, source: str) -> None:
-    """Raises a ValueError that lists every missing, unexpected and wrongly shaped parameter at once.
+def check_variables(model: nn.Module, variables: Variables, source: str) -> None:
+    """Raises a ValueError that lists every missing, unexpected and wrongly shaped parameter or statistic at once.
 
     What a model reads in training only (its `is_training_only(path)`) may be missing.
     """
     # One argument per example input: shapes only, nothing is computed.
-    expected = _shapes(jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"])
-    found = _shapes(params)
+    expected = _variable_shapes(jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model)))
+    found = _variable_shapes(variables)
     optional = getattr(model, "is_training_only", lambda path: False)
     wanted = {path: shape for path, shape in expected.items() if path in found or not optional(path)}
     if wanted != found:
@@ -252,7 +254,7 @@ def check_same_params(expected: PyTree, found: PyTree, source: str) -> None:
 
 def _checkpointer() -> ocp.Checkpointer:
     """For a folder on its own. Every item's kind is named, or Orbax warns of those it could not guess."""
-    trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "training")}
+    trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "batch_stats", "training")}
     trees["metrics"] = ocp.JsonCheckpointHandler()
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **trees))
 
@@ -265,6 +267,12 @@ def _metadata(checkpointer: ocp.Checkpointer, folder: Path, item: str) -> PyTree
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(str(entry.key) for entry in path): tuple(np.shape(leaf) or leaf.shape) for path, leaf in leaves}
+
+
+def _variable_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
+    """Parameters by their path, others by their collection and path."""
+    params, others = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+    return {**_shapes(params), **_shapes(others)}
 
 
 def _difference(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:

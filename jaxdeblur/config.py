@@ -2,13 +2,15 @@
 
 seed
 model       name and the fields of its configuration that differ from the named variant
-initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from (CDVD-TSP, SVRNN)
-objective   the fields of the paper's objective; teacher_checkpoint (multi-task units)
+initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from
+objective   the fields of the paper's objective; teacher_checkpoint (multi-task units), turn_updates (VDFlow)
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
-            "scenes", "sintel", "flying_chairs"), batch_size, frames, crop_px; scenes: fields of SceneConfig,
-            photographs, seeds; video_folder: root, splits, window, first_frames, augment; flow_pairs: root,
-            render_pass, held_out_scenes, crop_px, augment
-optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed
+            "scenes", "sintel", "flying_chairs", "flow_folders"), labelled (VDFlow's true flow: LABELLED_SOURCES),
+            batch_size, frames, crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits,
+            window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
+            lowest_scale
+optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,
+            plateau
 training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
 evaluation  protocol, clips, frames (of rendered clips), motion
 """
@@ -33,12 +35,15 @@ from ml_collections import ConfigDict
 from jaxdeblur.checkpoint import check_same_params, is_run_with_checkpoint, load_model
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.flow_pairs import (
+    WINDOW_AROUND,
     FlowPair,
     flow_pair_batches,
     hold_out_scenes,
+    index_flow_folders,
     index_flying_chairs,
     index_sintel,
     read_flow_pair,
+    read_flow_window,
 )
 from jaxdeblur.data.pipeline import video_folder_batches
 from jaxdeblur.data.scenes import SceneConfig, draw_symmetry, load_photographs, render_batch, turned
@@ -47,27 +52,34 @@ from jaxdeblur.data.transforms import (
     MTU_AUGMENTATION,
     QUARTER_TURNS_AND_FLIPS,
     SVRNN_AUGMENTATION,
+    VDFLOW_AUGMENTATION,
     to_float_batch,
 )
-from jaxdeblur.data.video_folder import index_video_folder, iterate_clip
+from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS, index_video_folder, iterate_clip
 from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
 from jaxdeblur.evaluation.flow import FlowEvaluation, FlowScene, FlowTruth
 from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
+from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop.files import read_weights
 from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
+from jaxdeblur.models.vdflow import VDFlow, with_zero_slices
 from jaxdeblur.objectives import Objective
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.objectives.svrnn import SVRNNObjective
+from jaxdeblur.objectives.turns import Turns
+from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
+from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import AXIS, shard_batch
+from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Array, Batch, PyTree
 
 logger = logging.getLogger(__name__)
@@ -76,18 +88,24 @@ _FREE_TRAINING_FIELDS = ("steps", "log_every", "checkpoint_every", "evaluate_eve
 """What may change when a run goes on: how long it is and how often it reports, not what it is."""
 
 CLIP_SOURCES = ("auto", "scenes", "video_folder")
-PAIR_SOURCES = ("scenes", "sintel", "flying_chairs")
+PAIR_SOURCES = ("scenes", "sintel", "flying_chairs", "flow_folders")
+LABELLED_SOURCES = ("auto", "none", "scenes", "sintel", "flow_folders")
+"""Where VDFlow finds true flow; "auto": Sintel if it is there, else scenes. Folders of pairs serve evaluation only,
+since their pairs come from no videos."""
 AUGMENTATIONS = {
     "none": None,
     "mtu": MTU_AUGMENTATION,
     "flips": FLIPS,
     "quarter_turns_and_flips": QUARTER_TURNS_AND_FLIPS,
     "svrnn": SVRNN_AUGMENTATION,
+    "vdflow": VDFLOW_AUGMENTATION,
 }
 FLOW_NETWORKS = {"pwcnet": "pwcnet_cdvd", "flownet2": "flownet2"}
 """Names, for create_model, of the flow networks inside CDVD-TSP."""
-TRAINABLE_FLOW_NETWORKS = ("pwcnet_cdvd", "flownet2s_small")
+TRAINABLE_FLOW_NETWORKS = ("pwcnet_cdvd", "flownet2s_small", "flownets")
 """Those that configs/pwcnet.py can train for a deblurring network to start from."""
+_HELD_OUT_BATCHES = 4
+"""Whose loss says whether the learning rate is to fall."""
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -98,12 +116,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     data = config.data
-    sources = PAIR_SOURCES if "flow_pairs" in data else CLIP_SOURCES
+    sources = CLIP_SOURCES if "video_folder" in data else PAIR_SOURCES
     if data.source not in sources:
         raise ValueError(f"data.source is {data.source!r}; expected one of {', '.join(sources)}")
     choices: dict[str, tuple[Any, Collection[str]]] = {
         "evaluation.protocol": (config.evaluation.get("protocol"), PROTOCOLS)
     }
+    if "labelled" in data:
+        choices["data.labelled"] = (data.labelled, LABELLED_SOURCES)
     for section in ("video_folder", "flow_pairs"):
         if section in data:
             choices[f"data.{section}.augment"] = (data[section].augment, AUGMENTATIONS)
@@ -124,11 +144,31 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 "not exist. Scores are not comparable with the paper's. Prepare the data set there, or give "
                 "--config.data.video_folder.root"
             )
+    if data.get("labelled") == "auto":
+        found = (Path(data.flow_pairs.root) / "training").is_dir()
+        data.labelled = "sintel" if found else "scenes"
+        if not found:
+            data.note += (
+                f"{data.note and ' '}TRUE FLOW OF RENDERED SCENES, NOT OF SINTEL: {data.flow_pairs.root}/training does "
+                "not exist. Put MPI-Sintel there, or give --config.data.flow_pairs.root"
+            )
+    if data.get("labelled") == "scenes":
+        config.evaluation.flow_clips = config.evaluation.flow_clips or 8
     return config
 
 
 def build_model(config: ConfigDict) -> Any:
     return create_model(**config.model.to_dict())
+
+
+def build_turns(config: ConfigDict, model: Any) -> Turns:
+    """What is trained on, in turns of `objective.turn_updates` where a configuration has such."""
+    if "turn_updates" in config.objective:
+        options = config.objective.to_dict()
+        updates = options.pop("turn_updates")
+        return Turns(tuple(VDFlowObjective(model, branch, **options) for branch in branches(model)), updates)
+    objective = build_objective(config, model)
+    return Turns((objective,), objective.updates_per_batch)
 
 
 def build_objective(config: ConfigDict, model: Any) -> Objective:
@@ -181,6 +221,11 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
     }
 
 
+def build_plateau(config: ConfigDict) -> Plateau | None:
+    """Of `optimizer.plateau`, where a configuration has it."""
+    return Plateau(**config.optimizer.plateau.to_dict()) if "plateau" in config.optimizer else None
+
+
 def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     """Variables of the networks a run reads but does not train: LiteFlowNet where the motion loss needs it.
 
@@ -214,9 +259,11 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     initial.flow_workdir is taken if there is one of the network that is asked for; otherwise a warning says that the
     flow network starts from nothing.
     """
-    if "flow_net" not in params:
+    if not ({"flow_net", "flow_net_prev"} & params.keys() or (isinstance(model, FlowNetSimple) and "initial" in config)):
         return params
-    if isinstance(model, CDVDTSP):
+    if isinstance(model, VDFlow | FlowNetSimple):
+        name, width, released_width = "flownets", model.config.width, 1.0
+    elif isinstance(model, CDVDTSP):
         name, width, released_width = FLOW_NETWORKS[model.config.flow], model.config.flow_width, 1.0
     else:
         name, width, released_width = "flownet2s_small", SMALL_WIDTH * model.config.width, SMALL_WIDTH
@@ -247,69 +294,172 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     else:
         variables = read_weights(name, path)
     found = variables["params"]
+    logger.info("the flow network starts from %s", path)
+    if isinstance(model, FlowNetSimple):
+        check_same_params(params, found, path)
+        return found
+    if isinstance(model, VDFlow):
+        parts = {name: with_zero_slices(found, part) for name, part in params.items() if name.startswith("flow_net")}
+        for part, widened in parts.items():
+            check_same_params(params[part], widened, path)
+        return {**params, **parts}
     if isinstance(model, SVRNN):  # which has two layers more
         found = {**params["flow_net"], **in_pixels_of_own_grid(found)}
     check_same_params(params["flow_net"], found, path)
-    logger.info("the flow network starts from %s", path)
     return {**params, "flow_net": found}
 
 
 def flow_pairs(config: ConfigDict, *, held_out: bool) -> list[FlowPair]:
-    """Pairs with true flow to train on, or those set aside."""
-    options = config.data.flow_pairs
-    if config.data.source == "flying_chairs":
+    """Pairs with true flow to train on, or those set aside; of folders of pairs no part is set aside."""
+    options, source = config.data.flow_pairs, config.data.get("labelled", config.data.source)
+    if source == "flow_folders":
+        return index_flow_folders(options.root)
+    if source == "flying_chairs":
         return index_flying_chairs(options.root, split="validation" if held_out else "train")
     index = index_sintel(options.root, render_pass=options.render_pass)
     return hold_out_scenes(index, options.held_out_scenes)[1 if held_out else 0]
 
 
-def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Callable[[int], Iterator[Batch]]:
-    """Number of the first batch -> that batch and all after it, on the mesh, the first axis split over its devices."""
-    past, future = objective.past_frames, objective.future_frames
+def training_batches(
+    config: ConfigDict, turns: Turns, mesh: Mesh, *, held_out: bool = False
+) -> Callable[[int], Iterator[Batch]]:
+    """Number of the first batch -> that batch and all after it, on the mesh, the first axis split over its devices.
+
+    held_out: of the validation data instead, as they are.
+    """
+    objective = turns.objectives[0]
+    if "labelled" in config.data:
+        return _batches_in_turns(config, turns, mesh, held_out=held_out)
     if config.data.source == "scenes":
-        render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future)
-        size, distinct = config.data.batch_size, config.data.scenes.distinct_clips
-        if distinct % size:
-            raise ValueError(
-                f"data.scenes.distinct_clips is {distinct}; expected 0 or a multiple of the batch size {size}"
-            )
-        pool: dict[int, Batch] = {}
-        turn = jax.jit(turned, static_argnums=1)
-
-        def scenes(first: int) -> Iterator[Batch]:
-            for number in itertools.count(first):
-                if not distinct:
-                    yield render(config.seed, number * size)
-                    continue
-                index = number * size % distinct
-                if index not in pool:
-                    pool[index] = render(config.seed, index)
-                batch = pool[index]
-                yield turn(batch, draw_symmetry(config.seed, number)) if config.data.scenes.turned else batch
-
-        return scenes
-
+        return _scene_batches(config, objective, mesh, held_out=held_out)
     if config.data.source in PAIR_SOURCES:
-        pairs, options = flow_pairs(config, held_out=False), config.data.flow_pairs
+        return _pair_batches(config, mesh, held_out=held_out)
+    return _video_folder_batches(config, objective, mesh, held_out=held_out)
 
-        def pair_batches(first: int) -> Iterator[Batch]:
-            batches = flow_pair_batches(
-                pairs,
-                batch_size=config.data.batch_size,
-                crop_px=tuple(options.crop_px),
-                seed=config.seed,
-                augment=AUGMENTATIONS[options.augment],
-                first_batch=first,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            return (shard_batch(batch, mesh) for batch in batches)
 
-        return pair_batches
+def _batches_in_turns(
+    config: ConfigDict, turns: Turns, mesh: Mesh, *, held_out: bool
+) -> Callable[[int], Iterator[Batch]]:
+    """Clips, and in the flow branch's turns every other batch with true flow in their place."""
+    objective = turns.objectives[0]
+    of_clips = _scene_batches if config.data.source == "scenes" else _video_folder_batches
+    clips = of_clips(config, objective, mesh, held_out=held_out)
+    labelled: Callable[[int], Iterator[Batch]] | None = None
+    if config.data.labelled == "scenes":
+        same = config.data.source == "scenes"
+        labelled = clips if same else _scene_batches(config, objective, mesh, held_out=held_out)
+    elif config.data.labelled == "sintel":
+        labelled = _window_batches(config, mesh, held_out=held_out)
+    elif config.data.labelled != "none":
+        raise ValueError(f"data.labelled={config.data.labelled} serves evaluation only; train on scenes or sintel")
+    flow_turns = [objective for objective in turns.objectives if "flow" in objective.groups]
 
+    def with_true_flow(number: int) -> int:
+        """How many of the first so many batches."""
+        if labelled is None or not flow_turns:
+            return 0
+        return -(-turns.made(number, flow_turns[0]) // 2)
+
+    def batches(first: int) -> Iterator[Batch]:
+        iterators: dict[str, Iterator[Batch]] = {}  # opened where they are first needed; from there they go on in order
+        for number in itertools.count(first):
+            before = with_true_flow(number)
+            if labelled is not None and with_true_flow(number + 1) > before:
+                if "labelled" not in iterators:
+                    iterators["labelled"] = labelled(before)
+                yield next(iterators["labelled"])
+                continue
+            if "clips" not in iterators:
+                iterators["clips"] = clips(number - before)
+            batch = next(iterators["clips"])
+            # Without the truth that rendered scenes have in any case.
+            yield {name: values for name, values in batch.items() if name in ("blurred", "sharp")}  # type: ignore[misc]
+
+    return batches
+
+
+def _scene_batches(
+    config: ConfigDict, objective: Objective, mesh: Mesh, *, held_out: bool
+) -> Callable[[int], Iterator[Batch]]:
+    past, future = objective.past_frames, objective.future_frames
+    render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future)
+    size, distinct = config.data.batch_size, config.data.scenes.distinct_clips
+    if distinct % size:
+        raise ValueError(f"data.scenes.distinct_clips is {distinct}; expected 0 or a multiple of the batch size {size}")
+    seed = _held_out_seed(config, "validation") if held_out else config.seed
+    turned_anew = config.data.scenes.turned and not held_out
+    pool: dict[int, Batch] = {}
+    turn = jax.jit(turned, static_argnums=1)
+
+    def scenes(first: int) -> Iterator[Batch]:
+        for number in itertools.count(first):
+            if not distinct:
+                yield render(seed, number * size)
+                continue
+            index = number * size % distinct
+            if index not in pool:
+                pool[index] = render(seed, index)
+            yield turn(pool[index], draw_symmetry(seed, number)) if turned_anew else pool[index]
+
+    return scenes
+
+
+def _pair_batches(config: ConfigDict, mesh: Mesh, *, held_out: bool) -> Callable[[int], Iterator[Batch]]:
+    pairs, options = flow_pairs(config, held_out=held_out), config.data.flow_pairs
+    augment = None if held_out else AUGMENTATIONS[options.augment]
+
+    def pair_batches(first: int) -> Iterator[Batch]:
+        batches = flow_pair_batches(
+            pairs,
+            batch_size=config.data.batch_size,
+            crop_px=tuple(options.crop_px),
+            seed=config.seed,
+            augment=augment,
+            first_batch=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return (shard_batch(batch, mesh) for batch in batches)
+
+    return pair_batches
+
+
+def _window_batches(config: ConfigDict, mesh: Mesh, *, held_out: bool) -> Callable[[int], Iterator[Batch]]:
+    """Windows of videos with the true flow from the middle frame to the next, as clips of one frame."""
+    pairs, options = flow_pairs(config, held_out=held_out), config.data.flow_pairs
+    pairs = [pair for pair in pairs if pair.has_whole_window]
+
+    def window_batches(first: int) -> Iterator[Batch]:
+        batches = flow_pair_batches(
+            pairs,
+            batch_size=config.data.batch_size,
+            crop_px=(config.data.crop_px, config.data.crop_px),
+            seed=config.seed,
+            augment=None if held_out else AUGMENTATIONS[options.augment],
+            scale_range=None if held_out or options.lowest_scale == 1 else (options.lowest_scale, 1.0),
+            windows=True,
+            first_batch=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in batches:
+            clip = {
+                "blurred": batch["window"],
+                "flow_cur_to_next": batch["flow_1to0"][:, None],
+                "valid_cur_to_next": batch["valid_1to0"][:, None],
+            }
+            yield shard_batch(clip, mesh)
+
+    return window_batches
+
+
+def _video_folder_batches(
+    config: ConfigDict, objective: Objective, mesh: Mesh, *, held_out: bool
+) -> Callable[[int], Iterator[Batch]]:
     data, folder = config.data, config.data.video_folder
-    index = index_video_folder(folder.root, folder.train_split)
-    augmentation = AUGMENTATIONS[folder.augment]
+    past, future = objective.past_frames, objective.future_frames
+    index = index_video_folder(folder.root, folder.validation_split if held_out else folder.train_split)
+    augmentation = None if held_out else AUGMENTATIONS[folder.augment]
     window = WindowSpec(data.frames, past, future, folder.window, folder.get("first_frames"))
 
     def to_float(batch_u8: dict[str, Array], number: int | jax.Array) -> Batch:
@@ -341,12 +491,39 @@ def training_batches(config: ConfigDict, objective: Objective, mesh: Mesh) -> Ca
     return video_folder
 
 
-def build_evaluation(
-    config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str
-) -> DeblurringEvaluation | FlowEvaluation:
-    """Scores on data that training has not seen; held_out is "validation" or "test"."""
-    options = config.evaluation
+def held_out_loss(config: ConfigDict, turns: Turns, mesh: Mesh) -> Callable[[TrainState], float]:
+    """State -> the loss, on a few fixed batches of the validation data, of the branch whose turn it just was."""
+    batches = training_batches(config, turns, mesh, held_out=True)
+    kept: dict[Any, list[Batch]] = {}
+    loss_of = {objective: jax.jit(objective.held_out_loss) for objective in turns.objectives}  # type: ignore[attr-defined]
+
+    def loss(state: TrainState) -> float:
+        objective = turns.at(int(state.step) - 1)
+        if objective not in kept:
+            # Its first turn's, so that there are both kinds of batches the flow branch sees.
+            first = turns.objectives.index(objective) * turns.updates
+            kept[objective] = list(itertools.islice(batches(first), min(_HELD_OUT_BATCHES, turns.updates)))
+        losses = [loss_of[objective](state.params, state.statistics, batch) for batch in kept[objective]]
+        return float(np.mean([float(value) for value in losses]))
+
+    return loss
+
+
+def tasks(model: Any) -> tuple[str, ...]:
+    """What a network can be scored on."""
     if is_flow_network(model):
+        return ("flow",)
+    return ("deblur", "flow") if hasattr(model, "flows") else ("deblur",)
+
+
+def build_evaluation(
+    config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str, task: str
+) -> DeblurringEvaluation | FlowEvaluation:
+    """Scores on data that training has not seen; held_out is "validation" or "test", task one of `tasks`."""
+    options = config.evaluation
+    if task not in tasks(model):
+        raise ValueError(f"{config.model.name} cannot be scored on {task!r}; only on {' and '.join(tasks(model))}")
+    if task == "flow":
         return FlowEvaluation(model, flow_scenes(config, mesh, held_out=held_out))
     return DeblurringEvaluation(
         model,
@@ -361,57 +538,72 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
     """Clips with truth.
 
     evaluation.clips limits how many; 0 takes all of a video folder's split. evaluation.frames is the length of rendered
-    ones.
+    ones. DVD's test videos come in the order of the papers' tables, others as they are indexed.
     """
     if config.data.source == "video_folder":
         folder = config.data.video_folder
         index = index_video_folder(folder.root, folder[f"{held_out}_split"])
         count = config.evaluation.clips or None
+        order = DVD_TEST_VIDEOS
+        index = sorted(index, key=lambda clip: order.index(clip.name) if clip.name in order else len(order))
         return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in index[:count]]
     clips: list[EvaluationClip] = []
-    for name, clip in _held_out_scenes(config, mesh, held_out=held_out):
+    for name, clip in _held_out_scenes(config, mesh, held_out=held_out, count=config.evaluation.clips):
         pair = [np.rint(255 * clip[side]).astype(np.uint8) for side in ("blurred", "sharp")]
         clips.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
     return clips
 
 
 def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowScene]:
-    """Pairs with true flow, by scene. evaluation.clips limits the number of scenes; 0 takes all there are."""
-    count = config.evaluation.clips
-    if config.data.source != "scenes":
+    """Pairs with true flow, by scene. evaluation.flow_clips, or clips, limits the number of scenes; 0 takes all."""
+    count = config.evaluation.get("flow_clips", config.evaluation.clips)
+    if config.data.get("labelled", config.data.source) not in ("scenes", "none"):
         by_scene: dict[str, list[FlowPair]] = {}
         for pair in flow_pairs(config, held_out=True):
             by_scene.setdefault(pair.scene, []).append(pair)
 
         def read(pairs: list[FlowPair]) -> Iterator[FlowTruth]:
-            return (FlowTruth(**read_flow_pair(pair)) for pair in pairs)
+            return (FlowTruth(**read_flow_pair(pair), window=read_flow_window(pair)) for pair in pairs)
 
         names = list(by_scene)[: count or None]
         return [FlowScene(name, functools.partial(read, by_scene[name])) for name in names]
     scenes: list[FlowScene] = []
-    for name, clip in _held_out_scenes(config, mesh, held_out=held_out):
-        images = np.rint(255 * clip[config.objective.images]).astype(np.uint8)
+    for name, clip in _held_out_scenes(config, mesh, held_out=held_out, count=count):
+        images = np.rint(255 * clip[config.objective.get("images", "blurred")]).astype(np.uint8)
+        last, around = len(images) - 1, np.arange(-WINDOW_AROUND, WINDOW_AROUND + 1)
         pairs = [
-            FlowTruth(images[t], images[t + 1], clip["flow_cur_to_next"][t], clip["valid_cur_to_next"][t])
-            for t in range(len(images) - 1)
+            FlowTruth(
+                images[t],
+                images[t + 1],
+                clip["flow_cur_to_next"][t],
+                clip["valid_cur_to_next"][t],
+                images[np.clip(t + around, 0, last)],
+            )
+            for t in range(last)
         ]
         scenes.append(FlowScene(name, functools.partial(iter, pairs)))
     return scenes
 
 
-def _held_out_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _held_out_scenes(
+    config: ConfigDict, mesh: Mesh, *, held_out: str, count: int
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Name and arrays of every rendered clip."""
-    count = config.evaluation.clips
     if count < 1:
         raise ValueError(f"evaluation.clips is {count}; rendered scenes have no end, so say how many: 1 or more")
     render = _scene_renderer(config, mesh, frames=config.evaluation.frames, past=0, future=0)
-    seed = config.data.scenes[f"{held_out}_seed"]
-    if seed == config.seed:
-        raise ValueError(f"data.scenes.{held_out}_seed is {seed}, as is the training's seed; choose another")
+    seed = _held_out_seed(config, held_out)
     for first in range(0, count, config.data.batch_size):
         batch = multihost_utils.process_allgather(render(seed, first), tiled=True)
         for offset in range(min(config.data.batch_size, count - first)):
             yield f"{held_out}_{first + offset:03d}", {name: values[offset] for name, values in batch.items()}
+
+
+def _held_out_seed(config: ConfigDict, held_out: str) -> int:
+    seed = config.data.scenes[f"{held_out}_seed"]
+    if seed == config.seed:
+        raise ValueError(f"data.scenes.{held_out}_seed is {seed}, as is the training's seed; choose another")
+    return seed
 
 
 def _scene_renderer(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdeblur.checkpoint import Checkpoints, check_params, find_checkpoint, load_model, save_model
+from jaxdeblur.checkpoint import Checkpoints, check_variables, find_checkpoint, load_model, save_model
 from jaxdeblur.models import create_model, example_inputs
 
 TINY = {"channels": 4, "residual_blocks": 1, "match_radius": 2}
@@ -53,12 +53,34 @@ def test_training_only_layers_may_be_missing_and_others_may_not(tmp_path, model,
     broken = {name: value for name, value in params.items() if name not in ("output_conv", "motion_conv")}
     broken["extra"] = params["output_conv"]
     with pytest.raises(ValueError, match=r"missing motion_conv/bias.*output_conv/kernel.*unexpected extra/bias"):
-        check_params(model, broken, "a file")
+        check_variables(model, {"params": broken}, "a file")
 
 
 def test_wrong_shapes_are_named_with_both_shapes(variables):
     with pytest.raises(ValueError, match=r"structure_conv/kernel is \(3, 3, 3, 4\), not \(3, 3, 3, 6\)"):
-        check_params(create_model("mtu2", **{**TINY, "channels": 6}), variables["params"], "a file")
+        check_variables(create_model("mtu2", **{**TINY, "channels": 6}), variables, "a file")
+
+
+def test_statistics_are_saved_and_checked_like_parameters(tmp_path):
+    options = {"width": 1 / 32}
+    model = create_model("dbn", **options)
+    variables = jax.jit(model.init)(jax.random.key(0), *example_inputs(model))
+    stats = jax.tree.map(lambda x: x + 0.5, variables["batch_stats"])
+    variables = {"params": variables["params"], "batch_stats": stats}
+    save_model(tmp_path / "m", name="dbn", options=options, variables=variables)
+    assert_same(load_model(tmp_path / "m")[1], variables)
+
+    # Of a run: beside the average of the parameters, of which there is none of the statistics.
+    checkpoints = Checkpoints(tmp_path / "run")
+    average = jax.tree.map(lambda x: 0.5 * x, variables["params"])
+    checkpoints.save(1, {**variables, "ema": average}, {"model": {"name": "dbn", **options}})
+    checkpoints.close()
+    assert_same(load_model(tmp_path / "run")[1], {"params": average, "batch_stats": stats})
+
+    without = {"params": variables["params"]}
+    with pytest.raises(ValueError, match="missing batch_stats/deblur/D1/bn/mean"):
+        save_model(tmp_path / "n", name="dbn", options=options, variables=without)
+    assert not (tmp_path / "n").exists()
 
 
 def test_saving_over_something_is_refused(tmp_path, variables):

@@ -246,9 +246,9 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     config.data.batch_size = 4
     config.data.scenes.distinct_clips = 8
     config = parts.resolve(config)
-    objective = parts.build_objective(config, parts.build_model(config))
-    one = parts.training_batches(config, objective, make_mesh(jax.devices()[:1]))
-    four = parts.training_batches(config, objective, make_mesh(jax.devices()[:4]))
+    turns = parts.build_turns(config, parts.build_model(config))
+    one = parts.training_batches(config, turns, make_mesh(jax.devices()[:1]))
+    four = parts.training_batches(config, turns, make_mesh(jax.devices()[:4]))
     begun_at_0 = one(0)
     batches = [next(begun_at_0) for _ in range(3)]
     later = next(four(1))
@@ -259,7 +259,7 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     assert np.abs(np.asarray(batches[1]["sharp"]) - np.asarray(batches[0]["sharp"])).mean() > 0.01
     # Turned, each in a way that follows from its number.
     config.data.scenes.turned = True
-    again = next(parts.training_batches(config, objective, make_mesh(jax.devices()[:1]))(2))
+    again = next(parts.training_batches(config, turns, make_mesh(jax.devices()[:1]))(2))
     expected = turned(batches[0], draw_symmetry(config.seed, 2))
     jax.tree.map(np.testing.assert_array_equal, dict(again), dict(expected))
 

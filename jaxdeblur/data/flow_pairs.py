@@ -15,7 +15,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ from jaxdeblur.data.image_io import StrPath, read_rgb_u8
 from jaxdeblur.data.transforms import Augmentation, Geometry, check_crop, draw_geometry, orient
 from jaxdeblur.data.video_folder import frame_size_px
 
+WINDOW_AROUND = 2
+
 _SCALE_STREAM = 3
 """Keeps the scales apart from what `clips` and `transforms` draw from the same seed."""
 _PREFETCHED_BATCHES = 2
@@ -38,6 +40,8 @@ _SCENES_LISTED_AT_MOST = 30
 # Reading a header is waiting for a disk or a network, hardly computing.
 _INDEX_THREADS = 16
 _CHAIRS_VALIDATION_EVERY = 36
+_TRUTH = ("flow_1to0", "valid_1to0")
+_PICTURES = (".png", ".jpg", ".jpeg", ".ppm")
 
 _SINTEL_LAYOUT = "<root>/training/{clean,final,flow}/<scene>/frame_0001.png|.flo"
 _CHAIRS_LAYOUT = "<root>/data/00001_img1.ppm, 00001_img2.ppm, 00001_flow.flo"
@@ -56,6 +60,14 @@ class FlowPair:
     scene: str
     invalid_path: str | None = None
     """A mask that is not zero where the flow is not to be trusted, beyond what the flow file itself says."""
+    window_paths: tuple[str, ...] = ()
+    """The frames WINDOW_AROUND before to WINDOW_AROUND after the first image, copies of a scene's end frames where it
+    has none; () where pairs do not come from videos."""
+
+    @property
+    def has_whole_window(self) -> bool:
+        """Whether there is a frame of its own in every place of the window."""
+        return len(set(self.window_paths)) == 2 * WINDOW_AROUND + 1
 
 
 def index_sintel(
@@ -91,7 +103,9 @@ def index_sintel(
         image_numbers = _numbers(images / scene, r"frame_(\d{4})\.png")
         flow_numbers = _numbers(flows / scene, r"frame_(\d{4})\.flo")
         numbers = image_numbers | flow_numbers | {number + 1 for number in flow_numbers}
-        for number in range(min(numbers, default=0), max(numbers, default=0)):
+        first, last = min(numbers, default=0), max(numbers, default=0)
+        for number in range(first, last):
+            around = (min(max(number + i, first), last) for i in range(-WINDOW_AROUND, WINDOW_AROUND + 1))
             pairs.append(
                 FlowPair(
                     image_1_path=str(images / scene / f"frame_{number:04d}.png"),
@@ -99,6 +113,7 @@ def index_sintel(
                     flow_1to0_path=str(flows / scene / f"frame_{number:04d}.flo"),
                     scene=scene,
                     invalid_path=str(invalid / scene / f"frame_{number:04d}.png") if has_masks else None,
+                    window_paths=tuple(str(images / scene / f"frame_{n:04d}.png") for n in around),
                 )
             )
     _check_files(pairs, f"MPI Sintel in {str(root)!r}", _SINTEL_LAYOUT)
@@ -162,6 +177,31 @@ def hold_out_scenes(index: Iterable[FlowPair], scenes: Collection[str]) -> tuple
     return [pair for pair in index if pair.scene not in scenes], [pair for pair in index if pair.scene in scenes]
 
 
+def index_flow_folders(root: StrPath) -> list[FlowPair]:
+    """Pairs that lie in a folder each: two pictures, by name the first and the second, and flow.flo or flow.png (as
+    KITTI stores flow). Folders of anything else are left out.
+
+    Raises:
+        FileNotFoundError: no folder, or none of such pairs.
+        ValueError: a folder with a flow holds one picture, or three and more.
+    """
+    layout = "<root>/<pair>/{<first image>,<second image>,flow.flo or flow.png}"
+    root = Path(root).absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {str(root)!r}; expected layout {layout}")
+    pairs = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        flow = next((file for name in ("flow.flo", "flow.png") if (file := folder / name).is_file()), None)
+        if flow is None:
+            continue
+        pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES and p != flow)
+        if len(pictures) != 2:
+            raise ValueError(f"{str(folder)!r} holds {len(pictures)} pictures beside {flow.name}; expected two")
+        pairs.append(FlowPair(str(pictures[0]), str(pictures[1]), str(flow), folder.name))
+    _check_files(pairs, f"the folder {str(root)!r}", layout)
+    return pairs
+
+
 def read_flow_pair(pair: FlowPair) -> dict[str, np.ndarray]:
     """One whole pair, as it is stored.
 
@@ -172,13 +212,23 @@ def read_flow_pair(pair: FlowPair) -> dict[str, np.ndarray]:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or not of the size of the first image; the message names it.
     """
-    images = {"image_1": _read_image_u8(pair.image_1_path), "image_0": _read_image_u8(pair.image_0_path)}
+    return _read(pair, {"image_1": pair.image_1_path, "image_0": pair.image_0_path})
+
+
+def read_flow_window(pair: FlowPair) -> np.ndarray:
+    """The frames of a pair's window, (5, H, W, 3) uint8: its own, or, where pairs do not come from videos, the first
+    image three times and the second twice."""
+    paths = pair.window_paths or (pair.image_1_path,) * (WINDOW_AROUND + 1) + (pair.image_0_path,) * WINDOW_AROUND
+    return np.stack([_read_image_u8(path) for path in paths])
+
+
+def _read(pair: FlowPair, image_paths: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Pictures by name, flow and validity; the errors of read_flow_pair."""
+    images = {name: _read_image_u8(path) for name, path in image_paths.items()}
     flow, valid = read_flow(pair.flow_1to0_path)
-    sizes_px = {
-        pair.image_1_path: images["image_1"].shape[:2],
-        pair.image_0_path: images["image_0"].shape[:2],
-        pair.flow_1to0_path: valid.shape,
-    }
+    sizes_px = {pair.image_1_path: _image_size_px(pair.image_1_path)}
+    sizes_px |= {path: images[name].shape[:2] for name, path in image_paths.items()}
+    sizes_px[pair.flow_1to0_path] = valid.shape
     if pair.invalid_path is not None:
         invalid = np.any(_read_image_u8(pair.invalid_path) > 0, axis=-1)
         sizes_px[pair.invalid_path] = invalid.shape
@@ -203,6 +253,7 @@ def flow_pair_batches(
     seed: int,
     augment: Augmentation | None,
     scale_range: tuple[float, float] | None = None,
+    windows: bool = False,
     first_batch: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -219,12 +270,14 @@ def flow_pair_batches(
             uniformly from this range before it is cropped, the lower end raised to what still holds the crop.
             VDFlow's is (0.5, 1). Not below 0.5, where pixels would be skipped. A resized vector is valid if all
             pixels it is made of are.
+        windows: yield the frames around the first image in the place of the two images.
         first_batch: k to begin as an uninterrupted run goes on after k batches.
         process_index: which of process_count equal, consecutive parts of every batch this process yields.
         process_count: processes that share a batch.
     Yields:
         {"image_1": (B / process_count, h, w, 3) uint8, "image_0": likewise,
-        "flow_1to0": (B / process_count, h, w, 2) float32 in pixels, "valid_1to0": (B / process_count, h, w) bool}.
+        "flow_1to0": (B / process_count, h, w, 2) float32 in pixels, "valid_1to0": (B / process_count, h, w) bool};
+        with `windows` "window", (B / process_count, 5, h, w, 3) uint8, and no images.
         A vector may point out of the crop; it is valid all the same.
     Raises:
         ValueError: an empty index, an image smaller than the crop, batch_size cannot be shared out. While
@@ -246,7 +299,9 @@ def flow_pair_batches(
     for pair, size_px in zip(index, sizes_px):
         name = pair.image_1_path if largest == 1 else f"{pair.image_1_path} scaled by {largest}"
         check_crop(name, _scaled(size_px, largest), crop_px, augment)
-    samples = _Samples(index, sizes_px, crop_px, seed, augment, scale_range)
+    if windows and not all(pair.window_paths for pair in index):
+        raise ValueError("windows of frames were asked for, but the index holds pairs that do not come from videos")
+    samples = _Samples(index, sizes_px, crop_px, seed, augment, scale_range, windows)
     return _iterate(
         samples,
         first_batch=first_batch,
@@ -265,6 +320,7 @@ class _Samples:
     seed: int
     augment: Augmentation | None
     scale_range: tuple[float, float] | None
+    windows: bool
 
     def read(self, sample: int) -> dict[str, np.ndarray]:
         epoch, position = divmod(sample, len(self.index))
@@ -274,7 +330,12 @@ class _Samples:
         box = draw_geometry(
             seed=self.seed, sample=sample, frame_size_px=size_px, crop_px=self.crop_px, augmentation=self.augment
         )
-        arrays = read_flow_pair(self.index[number])
+        pair = self.index[number]
+        if self.windows:
+            places = {f"frame {place}": path for place, path in enumerate(pair.window_paths)}
+            arrays = _read(pair, places)
+        else:
+            arrays = read_flow_pair(pair)
         found_px = arrays["valid_1to0"].shape
         if found_px != stored_px:
             raise ValueError(
@@ -282,9 +343,15 @@ class _Samples:
                 f"{stored_px[0]} when the run began; do not change a data set while it is read"
             )
         if size_px != stored_px:
-            return _turned(_resized_box(arrays, size_px, box), box)
-        rows, columns = slice(box.top_px, box.top_px + box.height_px), slice(box.left_px, box.left_px + box.width_px)
-        return _turned({name: array[rows, columns] for name, array in arrays.items()}, box)
+            cropped = _resized_box(arrays, size_px, box)
+        else:
+            rows = slice(box.top_px, box.top_px + box.height_px)
+            columns = slice(box.left_px, box.left_px + box.width_px)
+            cropped = {name: array[rows, columns] for name, array in arrays.items()}
+        turned = _turned(cropped, box)
+        if self.windows:
+            turned = {"window": np.stack([turned.pop(name) for name in places]), **turned}
+        return turned
 
     def _draw_size(self, stored_px: tuple[int, int], sample: int, scale_range: tuple[float, float]) -> tuple[int, int]:
         turned = self.augment is not None and self.augment.swaps_axes
@@ -336,7 +403,7 @@ def _resized_box(arrays: dict[str, np.ndarray], size_px: tuple[int, int], box: G
         return (1 - across) * rows[:, left] + across * rows[:, right]
 
     vector_scale = np.array([size_px[1] / old_size_px[1], size_px[0] / old_size_px[0]], np.float32)
-    images = {name: np.rint(resize(arrays[name])).astype(np.uint8) for name in ("image_1", "image_0")}
+    images = {name: np.rint(resize(arrays[name])).astype(np.uint8) for name in arrays if name not in _TRUTH}
     # Known if all pixels of weight above zero are.
     unknown = resize(~arrays["valid_1to0"][..., None])[..., 0] > 0
     flow = resize(arrays["flow_1to0"]) * vector_scale
@@ -357,8 +424,7 @@ def _turned(cropped: dict[str, np.ndarray], geometry: Geometry) -> dict[str, np.
         flow = flow[..., ::-1]
     signs = np.array([-1 if geometry.reverse_columns else 1, -1 if geometry.reverse_rows else 1], np.float32)
     return {
-        "image_1": np.ascontiguousarray(turn(cropped["image_1"])),
-        "image_0": np.ascontiguousarray(turn(cropped["image_0"])),
+        **{name: np.ascontiguousarray(turn(image)) for name, image in cropped.items() if name not in _TRUTH},
         "flow_1to0": np.ascontiguousarray(flow * signs),
         "valid_1to0": np.ascontiguousarray(turn(cropped["valid_1to0"][..., None])[..., 0]),
     }
@@ -369,6 +435,7 @@ def _check_files(pairs: Sequence[FlowPair], what: str, layout: str) -> None:
         raise FileNotFoundError(f"{what} holds no pairs; expected layout {layout}")
     fields = ("image_1_path", "image_0_path", "flow_1to0_path", "invalid_path")
     paths = dict.fromkeys(getattr(pair, field) for pair in pairs for field in fields)  # neighbours share frames
+    paths |= dict.fromkeys(path for pair in pairs for path in pair.window_paths)
     with ThreadPoolExecutor(_INDEX_THREADS) as pool:
         there = list(pool.map(lambda path: path is None or os.path.isfile(path), paths))
     missing = [path for path, is_there in zip(paths, there) if not is_there]

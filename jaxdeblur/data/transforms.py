@@ -96,6 +96,9 @@ SVRNN_AUGMENTATION = dataclasses.replace(QUARTER_TURNS_AND_FLIPS, lowest_scale=0
 """Our reading of "random crop, resize, rotate, scale, colour permutation" in Zhang et al. (TCSVT 2021), which gives no
 ranges."""
 
+VDFLOW_AUGMENTATION = dataclasses.replace(QUARTER_TURNS_AND_FLIPS, lowest_scale=0.5)
+"""Our reading of "scaling, rotation, flips" in Yan et al. (CVPRW 2020), which gives no ranges."""
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -23,6 +23,20 @@ Side = Literal["blur", "sharp"]
 SIDES: tuple[Side, Side] = ("blur", "sharp")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+DVD_TEST_VIDEOS = (
+    "IMG_0030",
+    "IMG_0049",
+    "IMG_0021",
+    "720p_240fps_2",
+    "IMG_0032",
+    "IMG_0033",
+    "IMG_0031",
+    "IMG_0003",
+    "IMG_0039",
+    "IMG_0037",
+)
+"""The quantitative test videos of DVD (Su et al., CVPR 2017), in the order of the papers' tables."""
+
 _LAYOUT = "<root>/<split>/<clip>/{blur,sharp}/<frame>.png|jpg"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LISTED_AT_MOST = 10

@@ -18,6 +18,8 @@ from jaxdeblur.evaluation import tables
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.losses.flow import end_point_error
 from jaxdeblur.ops.flow import flow_to_colour
+from jaxdeblur.ops.resample import pad_to_multiple, unpad
+from jaxdeblur.ops.warp import warp_backward
 from jaxdeblur.types import Array, Flow, Mask, Variables
 
 OUTLIER_PX, OUTLIER_SHARE = 3.0, 0.05
@@ -34,6 +36,7 @@ class FlowTruth:
     image_0: np.ndarray
     flow_1to0: np.ndarray  # (H, W, 2), pixels; anything where it is not valid
     valid_1to0: np.ndarray  # (H, W)
+    window: np.ndarray | None = None  # (5, H, W, 3) uint8, the frames around image 1, for networks that see them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +49,26 @@ class FlowScene:
 
 @dataclasses.dataclass(frozen=True)
 class FlowScore:
-    """Of a pair, a scene (`pair` is None) or everything (scene "mean"): over all valid pixels."""
+    """Of a pair, a scene (`pair` is None) or everything (scene "mean"): over all valid pixels.
+
+    The last three are mean absolute differences to image 1, in 8-bit levels: of image 0 as it is, warped by the true
+    flow (which says how good truth and frames are) and warped by the estimate, over valid pixels that the true flow
+    leads into the frame.
+    """
 
     scene: str
     pair: int | None
     pixels: int
     end_point_error_px: float
     outliers_percent: float
+    unwarped_levels: float
+    warped_by_truth_levels: float
+    warped_by_estimate_levels: float
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowEvaluation:
-    """Scenes with true flow for a flow network."""
+    """Scenes with true flow for a flow network, or for a network that has `flows` of windows of frames (VDFlow)."""
 
     model: nn.Module
     scenes: list[FlowScene]
@@ -94,13 +105,22 @@ class FlowEvaluation:
 
     def _scores(self, scene: FlowScene, variables: Variables) -> Iterator[FlowScore]:
         for number, truth in enumerate(scene.pairs()):
-            flow = _estimate(self.model, variables, truth.image_1, truth.image_0)
+            flow = self._estimate(truth, variables)
             pixels, error_px, outliers = map(float, _sums(flow, truth.flow_1to0, truth.valid_1to0))
             if pixels:
-                yield FlowScore(scene.name, number, int(pixels), error_px / pixels, 100 * outliers / pixels)
+                levels = map(float, _levels(flow, *(jnp.asarray(x) for x in dataclasses.astuple(truth)[:4])))
+                yield FlowScore(scene.name, number, int(pixels), error_px / pixels, 100 * outliers / pixels, *levels)
+
+    def _estimate(self, truth: FlowTruth, variables: Variables) -> Flow:
+        if not hasattr(self.model, "flows"):
+            return _flow_of_pair(self.model, variables, truth.image_1, truth.image_0)
+        window = truth.window
+        if window is None:
+            window = np.stack([truth.image_1] * 3 + [truth.image_0] * 2)
+        return _flow_of_window(self.model, variables, window)
 
     def _picture(self, truth: FlowTruth, variables: Variables) -> np.ndarray:
-        flow = np.asarray(_estimate(self.model, variables, truth.image_1, truth.image_0))
+        flow = np.asarray(self._estimate(truth, variables))
         true_flow = np.where(truth.valid_1to0[..., None], truth.flow_1to0, 0)
         longest_px = max(1.0, float(np.max(np.linalg.norm(true_flow, axis=-1))))
         colours = [np.rint(255 * np.asarray(flow_to_colour(f, max_px=longest_px))) for f in (flow, true_flow)]
@@ -119,15 +139,24 @@ def scene_scores(scores: Sequence[FlowScore]) -> list[FlowScore]:
 
 def _mean(name: str, scores: Sequence[FlowScore]) -> FlowScore:
     pixels = [score.pixels for score in scores]
-    error_px, outliers = (
-        float(np.average([getattr(score, field) for score in scores], weights=pixels))
-        for field in ("end_point_error_px", "outliers_percent")
-    )
-    return FlowScore(name, None, sum(pixels), error_px, outliers)
+    means = {
+        field.name: float(np.average([getattr(score, field.name) for score in scores], weights=pixels))
+        for field in dataclasses.fields(FlowScore)[3:]
+    }
+    return FlowScore(name, None, sum(pixels), **means)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _estimate(model: Any, variables: Variables, image_1: Array, image_0: Array) -> Flow:
+def _flow_of_window(model: Any, variables: Variables, window: Array) -> Flow:
+    padded, size = pad_to_multiple(
+        window.astype(jnp.float32)[None] / jnp.float32(255), model.size_multiple, model.padding
+    )
+    _, flow_to_next = model.apply(variables, padded, method="flows")
+    return unpad(flow_to_next, size)[0]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _flow_of_pair(model: Any, variables: Variables, image_1: Array, image_0: Array) -> Flow:
     image_1, image_0 = (image.astype(jnp.float32)[None] / jnp.float32(255) for image in (image_1, image_0))
     return model.apply(variables, image_1, image_0)[0]
 
@@ -141,6 +170,19 @@ def _sums(flow: Flow, true_flow: Flow, valid: Mask) -> tuple[jax.Array, jax.Arra
     return jnp.sum(valid, dtype=jnp.float32), jnp.sum(error_px), jnp.sum(outlier & valid, dtype=jnp.float32)
 
 
+@jax.jit
+def _levels(flow: Flow, image_1: Array, image_0: Array, true_flow: Flow, valid: Mask) -> tuple[jax.Array, ...]:
+    """Mean absolute differences to image 1: of image 0, warped by the truth, warped by the flow."""
+    true_flow = jnp.where(valid[..., None], true_flow, 0.0)
+    image_1, image_0 = image_1.astype(jnp.float32), image_0.astype(jnp.float32)
+    by_truth, inside = warp_backward(image_0, true_flow, border="edge")
+    by_estimate, _ = warp_backward(image_0, flow, border="edge")
+    seen = valid & inside
+    count = 3 * jnp.maximum(jnp.sum(seen, dtype=jnp.float32), 1.0)
+    differences = [jnp.abs(image - image_1) for image in (image_0, by_truth, by_estimate)]
+    return tuple(jnp.sum(jnp.where(seen[..., None], difference, 0.0)) / count for difference in differences)
+
+
 def _columns(row: FlowScore) -> dict[str, Any]:
     columns = dataclasses.asdict(row)
     del columns["pair"]
@@ -148,11 +190,18 @@ def _columns(row: FlowScore) -> dict[str, Any]:
 
 
 def _table(rows: list[FlowScore], *, title: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, caption="the last three: mean difference of image 0 to image 1, 8-bit levels")
     table.add_column("scene", no_wrap=True)
-    for heading in ("end-point error px", "outliers %"):
+    for heading in ("end-point error px", "outliers %", "unwarped", "by truth", "by estimate"):
         table.add_column(heading, justify="right")
     for row in rows:
         last_scene = len(rows) > 1 and row is rows[-2]
-        table.add_row(row.scene, f"{row.end_point_error_px:.3f}", f"{row.outliers_percent:.2f}", end_section=last_scene)
+        levels = (row.unwarped_levels, row.warped_by_truth_levels, row.warped_by_estimate_levels)
+        table.add_row(
+            row.scene,
+            f"{row.end_point_error_px:.3f}",
+            f"{row.outliers_percent:.2f}",
+            *(f"{level:.2f}" for level in levels),
+            end_section=last_scene,
+        )
     return table

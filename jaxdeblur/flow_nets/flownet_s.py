@@ -24,6 +24,7 @@ NVIDIA/flownet2-pytorch: biases everywhere but in the upsampling of flows. It di
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import flax.linen as nn
@@ -39,12 +40,14 @@ from jaxdeblur.flow_nets.base import (
     rounded_up,
 )
 from jaxdeblur.layers.conv import Conv, ConvTranspose
+from jaxdeblur.layers.norm import BatchNorm
 from jaxdeblur.ops.flow import resize_flow
 from jaxdeblur.ops.resample import resize_bilinear
 from jaxdeblur.types import Features, Flow, Image
 
 FLOW_UNIT_PX = 20.0
 SIZE_MULTIPLE = 64
+BATCH_NORM_EPS = 1e-5
 SMALL_WIDTH = 3 / 8
 """Of FlowNet2-s."""
 
@@ -111,11 +114,18 @@ REFINEMENT = {5: 512, 4: 256, 3: 128, 2: 64}
 """Level -> channels of the upsampled features there."""
 
 
-def contract(config: FlowNetConfig, layers: tuple[Layer, ...], x: Features) -> dict[int, Features]:
-    """Level -> its last layer's output. Call within a compact method: the layers become that module's."""
+def contract(
+    config: FlowNetConfig, layers: tuple[Layer, ...], x: Features, *, batch_norm: bool = False, train: bool = False
+) -> dict[int, Features]:
+    """Level -> its last layer's output. Call within a compact method: the layers become that module's.
+
+    batch_norm: batch normalisation, over the batch if `train`, takes the place of the convolutions' biases.
+    """
     features = {}
     for layer in layers:
-        x = _conv(config, layer.name, layer.channels, layer.kernel_size, layer.strides)(x)
+        x = _conv(config, layer.name, layer.channels, layer.kernel_size, layer.strides, use_bias=not batch_norm)(x)
+        if batch_norm:
+            x = BatchNorm(eps=BATCH_NORM_EPS, name=f"{layer.name}_bn")(x, train=train)
         features[layer.level] = x = leaky_relu(x)
     return features
 
@@ -124,7 +134,7 @@ class Refinement(NamedTuple):
     """What the refining part makes."""
 
     flows_1to0: Levels
-    joined: dict[int, Features]  # level -> features, upsampled features and upsampled flow side by side
+    joined: dict[int, Features]  # level -> features, upsampled features and upsampled flow side by side, less `extra`
 
 
 def refine(
@@ -134,10 +144,14 @@ def refine(
     *,
     inter_convs: bool,
     upsampling_bias: bool,
+    bias: bool = True,
     flow_channels: int = 2,
     finest_flow: int = 0,
+    extra: Mapping[int, Features] = MappingProxyType({}),
 ) -> Refinement:
     """The refining part. Call within a compact method: the layers become that module's.
+
+    Where a size was rounded up on the way down, what comes up again loses its last row or column.
 
     Args:
         skips: level -> features of the contracting part.
@@ -146,31 +160,50 @@ def refine(
         inter_convs: below the coarsest level, a convolution without activation, to the same number of channels, goes
             before each prediction.
         upsampling_bias: the layers that upsample flows have a bias.
+        bias: those that upsample features and predict flows do.
         flow_channels: two a flow.
         finest_flow: at levels below this no flow is predicted.
+        extra: level below the coarsest -> features from elsewhere that are joined, too, before anything is made of what
+            is joined there.
     """
     level = max(skips)
     joined = {level: (x := skips[level])}
-    flows_1to0 = [_predict_flow(level, flow_channels)(x)]
+    flows_1to0 = [_predict_flow(level, flow_channels, bias)(x)]
     for level, count in channels.items():
-        upsampled = leaky_relu(_conv_transpose(config.channels(count), f"deconv{level}", dtype=config.dtype)(x))
+        deconv = _conv_transpose(config.channels(count), f"deconv{level}", dtype=config.dtype, use_bias=bias)
+        upsampled = leaky_relu(deconv(x))
         upsample_flow = _conv_transpose(
             flow_channels, f"upsampled_flow{level + 1}_to_{level}", dtype=jnp.float32, use_bias=upsampling_bias
         )
         flow_1to0 = upsample_flow(flows_1to0[-1]).astype(upsampled.dtype)
-        joined[level] = x = jnp.concatenate([skips[level], upsampled, flow_1to0], axis=-1)
+        height, width = skips[level].shape[-3:-1]
+        rising = jnp.concatenate([upsampled, flow_1to0], axis=-1)[..., :height, :width, :]
+        joined[level] = x = jnp.concatenate([skips[level], rising], axis=-1)
+        if level in extra:
+            x = jnp.concatenate([x, extra[level].astype(x.dtype)], axis=-1)
         if level >= finest_flow:
             basis = _conv(config, f"inter_conv{level}", count, 3)(x) if inter_convs else x
-            flows_1to0.append(_predict_flow(level, flow_channels)(basis))
+            flows_1to0.append(_predict_flow(level, flow_channels, bias)(basis))
     return Refinement(tuple(reversed(flows_1to0)), joined)
 
 
-def _conv(config: FlowNetConfig, name: str, channels: int, kernel_size: int, strides: int = 1) -> Conv:
-    return Conv(config.channels(channels), kernel_size, strides, kernel_init=he_normal, dtype=config.dtype, name=name)
+def _conv(
+    config: FlowNetConfig, name: str, channels: int, kernel_size: int, strides: int = 1, use_bias: bool = True
+) -> Conv:
+    return Conv(
+        config.channels(channels),
+        kernel_size,
+        strides,
+        use_bias=use_bias,
+        kernel_init=he_normal,
+        dtype=config.dtype,
+        name=name,
+    )
 
 
-def _predict_flow(level: int, channels: int) -> Conv:
-    return Conv(channels, 3, kernel_init=he_normal, dtype=jnp.float32, name=f"predict_flow{level}")
+def _predict_flow(level: int, channels: int, use_bias: bool) -> Conv:
+    name = f"predict_flow{level}"
+    return Conv(channels, 3, use_bias=use_bias, kernel_init=he_normal, dtype=jnp.float32, name=name)
 
 
 def _conv_transpose(channels: int, name: str, *, dtype: Any, use_bias: bool = True) -> ConvTranspose:

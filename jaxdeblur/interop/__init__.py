@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from jaxdeblur.interop import cdvd_tsp, flownet2, lite_flow_net, multi_task_unit, pwc_net, svrnn
+from jaxdeblur.interop import cdvd_tsp, dbn, flownet2, flownet_simple, lite_flow_net, multi_task_unit, pwc_net, svrnn
 from jaxdeblur.interop.layout import Table, find_faults, to_variables
 from jaxdeblur.types import Variables
 
@@ -23,8 +23,11 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "flownet2c": flownet2.flownet_c_table,
     "flownet2s": flownet2.flownet_s_table,
     "flownet2sd": flownet2.flownet_sd_table,
+    "flownets": flownet_simple.flownets_table,
+    "flownets_bn": flownet_simple.flownets_bn_table,
     "flownet2s_small": svrnn.small_flownet_s_table,
     "svrnn": svrnn.table,
+    "dbn": dbn.table,
 }
 
 

@@ -43,7 +43,7 @@ def flownet_c_table(state_dict: Mapping[str, Any], *, prefix: str = "", path: Pa
         **_contraction_rows(prefix, path, CONTRACTION, inputs=3),
         **_contraction_rows(prefix, path, (REDUCTION,), inputs=CONTRACTION[-1].channels),
         **_contraction_rows(prefix, path, CONTRACTION_FROM_3_1, inputs=joined),
-        **_refinement_rows(prefix, path, CONTRACTION + CONTRACTION_FROM_3_1, REFINEMENT),
+        **refinement_rows(prefix, path, CONTRACTION + CONTRACTION_FROM_3_1, REFINEMENT),
     }
 
 
@@ -52,7 +52,7 @@ def flownet_s_table(state_dict: Mapping[str, Any], *, prefix: str = "", path: Pa
     layers = CONTRACTION + CONTRACTION_FROM_3_1
     return {
         **_contraction_rows(prefix, path, layers, inputs=inputs),
-        **_refinement_rows(prefix, path, layers, REFINEMENT, upsampling_bias=False),
+        **refinement_rows(prefix, path, layers, REFINEMENT, upsampling_bias=False),
     }
 
 
@@ -60,14 +60,14 @@ def flownet_sd_table(state_dict: Mapping[str, Any], *, prefix: str = "", path: P
     """All 60 tensors of FlowNetSD; arguments as of `flownet2_table`."""
     return {
         **_contraction_rows(prefix, path, CONTRACTION_SD, inputs=6),
-        **_refinement_rows(prefix, path, CONTRACTION_SD, REFINEMENT, inter_convs=True),
+        **refinement_rows(prefix, path, CONTRACTION_SD, REFINEMENT, inter_convs=True),
     }
 
 
 def _fusion_table(*, prefix: str, path: Path) -> Table:
     return {
         **_contraction_rows(prefix, path, CONTRACTION_SMALL, inputs=11),
-        **_refinement_rows(prefix, path, CONTRACTION_SMALL, REFINEMENT_FUSION, inter_convs=True),
+        **refinement_rows(prefix, path, CONTRACTION_SMALL, REFINEMENT_FUSION, inter_convs=True),
     }
 
 
@@ -85,7 +85,7 @@ def _contraction_rows(prefix: str, path: Path, layers: tuple[Layer, ...], *, inp
     return rows
 
 
-def _refinement_rows(
+def refinement_rows(
     prefix: str,
     path: Path,
     layers: tuple[Layer, ...],

@@ -19,12 +19,13 @@ from jaxdeblur.types import Variables
 class Tensor:
     """One row of a table: where an official tensor goes, how it gets there, and the shape it must have.
 
-    With None for a path it goes nowhere: files hold it, no one uses it.
+    With None for a path it goes nowhere: files hold it, no one uses it, and it may be whole numbers.
     """
 
     path: tuple[str, ...] | None
     convert: Callable[[np.ndarray], np.ndarray]
     official_shape: tuple[int, ...]
+    collection: str = "params"
 
 
 Table = dict[str, Tensor]
@@ -70,6 +71,24 @@ def _rows(name: str, path: Iterable[str], convert: Callable, weight_shape: tuple
     }
 
 
+def batch_norm_rows(state_dict: Mapping[str, Any], name: str, path: Iterable[str], *, channels: int) -> Table:
+    """Scale, shift and running statistics of a batch normalisation; also the count of batches, if the file has it."""
+    path = tuple(path)
+    rows = {
+        f"{name}.weight": Tensor((*path, "scale"), flat, (channels,)),
+        f"{name}.bias": Tensor((*path, "bias"), flat, (channels,)),
+        f"{name}.running_mean": Tensor((*path, "mean"), flat, (channels,), "batch_stats"),
+        f"{name}.running_var": Tensor((*path, "var"), flat, (channels,), "batch_stats"),
+    }
+    counter = f"{name}.num_batches_tracked"
+    return rows | ({counter: Tensor(None, flat, ())} if counter in state_dict else {})
+
+
+def without_bias(rows: Table) -> Table:
+    """The same layers, of which the files hold no bias."""
+    return {name: tensor for name, tensor in rows.items() if not name.endswith(".bias")}
+
+
 def unused_rows(rows: Table) -> Table:
     """The same tensors, for a layer that files hold and no one uses."""
     return {name: dataclasses.replace(tensor, path=None) for name, tensor in rows.items()}
@@ -84,7 +103,8 @@ def find_faults(table: Table, state_dict: Mapping[str, Any]) -> list[str]:
         if name not in state_dict:
             continue
         array = np.asarray(state_dict[name])
-        if array.shape != tensor.official_shape or not jnp.issubdtype(array.dtype, jnp.floating):
+        floats = tensor.path is None or jnp.issubdtype(array.dtype, jnp.floating)
+        if array.shape != tensor.official_shape or not floats:
             wrong.append(f"{name} (expected floats {tensor.official_shape}, got {array.dtype.name} {array.shape})")
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
     return [f"{len(names)} {what}: {', '.join(names)}" for what, names in parts.items() if names]
@@ -92,14 +112,14 @@ def find_faults(table: Table, state_dict: Mapping[str, Any]) -> list[str]:
 
 def to_variables(table: Table, state_dict: Mapping[str, Any]) -> Variables:
     """The Flax variables, float32, of weights in which `find_faults` found none."""
-    params: dict[str, Any] = {}
+    variables: dict[str, Any] = {"params": {}}
     for name, tensor in table.items():
         if tensor.path is None:
             continue
         *parents, leaf = tensor.path
-        node = params
+        node = variables.setdefault(tensor.collection, {})
         for parent in parents:
             node = node.setdefault(parent, {})
         # A copy, so that nothing done to the variables reaches the caller's arrays.
         node[leaf] = np.array(tensor.convert(np.asarray(state_dict[name])), np.float32, order="C")
-    return {"params": params}
+    return variables

@@ -8,9 +8,11 @@ import numpy as np
 import optax
 from jaxtyping import Float, Integer
 
+from jaxdeblur.losses.pixel import generalized_charbonnier
 from jaxdeblur.ops.flow import vector_length
 from jaxdeblur.ops.resample import downsample_area
-from jaxdeblur.types import Array, CostVolume, Flow, Mask, Scalars
+from jaxdeblur.ops.warp import warp_backward
+from jaxdeblur.types import Array, CostVolume, Flow, Image, Mask, Scalars
 
 
 def displacement_class(flow_cur_to_prev: Flow, *, radius: int, block: int) -> Integer[Array, "..."]:
@@ -104,6 +106,43 @@ def multi_scale_end_point_error(
         level_target, known = _mean_of_valid(target, valid, *level.shape[-3:-1])
         error = jnp.where(known, end_point_error(level, level_target), 0.0)
         total = total + weight * jnp.sum(error, axis=(-2, -1))
+    return total
+
+
+def multi_scale_warping_error(
+    levels: Sequence[Flow],
+    image_1: Image,
+    image_0: Image,
+    *,
+    weights: Sequence[float],
+    flow_scale: float = 20.0,
+) -> Scalars:
+    """How well flows without truth bring one image onto the other (Yan et al., CVPRW 2020, their unlabelled loss).
+
+    sum over levels l of weights[l] sum over positions and channels of rho(image_0on1 - image_1), rho the generalised
+    Charbonnier penalty. At every level both images are means over the level's blocks of pixels, and image 0 is warped
+    by the flow in positions of that grid. Positions whose flow leads out of image 0 count nothing.
+    Sums, not means, as in `multi_scale_end_point_error`; the paper leaves rho, its mask and the levels open.
+
+    Args:
+        levels: flow_1to0 (B, h, w, 2), finest first, all in pixels of the full resolution divided by flow_scale.
+        image_1: (B, H, W, C); H and W multiples of each level's h and w, by one factor.
+        image_0: likewise.
+        weights: one a level, finest first.
+        flow_scale: pixels in the unit of the levels.
+    Returns:
+        (B,): one value an example, for the caller to average.
+    """
+    if len(weights) != len(levels):
+        raise ValueError(f"{len(weights)} weights for {len(levels)} levels; expected one weight a level")
+    total = jnp.zeros(image_1.shape[:-3], jnp.float32)
+    for level, weight in zip(levels, weights):
+        factor = image_1.shape[-2] // level.shape[-2]
+        coarse_1, coarse_0 = (downsample_area(image, factor) for image in (image_1, image_0))
+        image_0on1, valid = warp_backward(coarse_0, flow_scale / factor * level, border="edge")
+        error = jnp.where(valid[..., None], image_0on1 - coarse_1, 0.0)
+        penalty = jnp.where(valid[..., None], generalized_charbonnier(error), 0.0)
+        total = total + weight * jnp.sum(penalty, axis=(-3, -2, -1))
     return total
 
 

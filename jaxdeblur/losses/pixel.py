@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxdeblur.types import Image, Scalars
+from jaxdeblur.types import Features, Image, Scalars
 
 
 def summed_squared_error(image: Image, target: Image) -> Scalars:
@@ -18,3 +18,8 @@ def mean_squared_error(image: Image, target: Image) -> Scalars:
 def mean_absolute_error(image: Image, target: Image) -> Scalars:
     """Mean of |image - target| over all axes but the first: (B,)."""
     return jnp.mean(jnp.abs(image - target), axis=tuple(range(1, image.ndim)))
+
+
+def generalized_charbonnier(x: Features, *, eps: float = 1e-3, alpha: float = 0.45) -> Features:
+    """(x^2 + eps^2)^alpha of every value: a penalty that large errors cannot dominate."""
+    return jnp.power(jnp.square(x) + eps**2, alpha)

@@ -23,11 +23,14 @@ import jax.numpy as jnp
 
 from jaxdeblur.flow_nets.flownet2 import FlowNet2, FlowNetC, FlowNetSD
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH, FlowNetBase, FlowNetConfig, FlowNetS
+from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, NVLABS, PWCNet, PWCNetConfig
 from jaxdeblur.models.cdvd_tsp import CDVDTSP, CDVDTSPConfig
+from jaxdeblur.models.dbn import DBN, DBNConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig
+from jaxdeblur.models.vdflow import VDFlow, VDFlowConfig
 from jaxdeblur.types import Variables
 
 
@@ -39,7 +42,7 @@ def _pwc_net(variant: PWCNetConfig) -> Callable[..., nn.Module]:
     return lambda **options: PWCNet(_configure(PWCNetConfig, dataclasses.asdict(variant), options))
 
 
-def _flownet(network: type[FlowNetBase]) -> Callable[..., nn.Module]:
+def _flownet(network: type[FlowNetBase | FlowNetSimple]) -> Callable[..., nn.Module]:
     return lambda **options: network(_configure(FlowNetConfig, {}, options))
 
 
@@ -52,6 +55,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mtu10l": _multi_task_units(units=10, channels=48, residual_blocks=6),
     "cdvd_tsp": lambda **options: CDVDTSP(_configure(CDVDTSPConfig, {}, options)),
     "svrnn": lambda **options: SVRNN(_configure(SVRNNConfig, {}, options)),
+    "vdflow": lambda **options: VDFlow(_configure(VDFlowConfig, {}, options)),
+    "dbn": lambda **options: DBN(_configure(DBNConfig, {}, options)),
+    "flownets": _flownet(FlowNetSimple),
+    "flownets_bn": lambda **options: FlowNetSimple(_configure(FlowNetConfig, {}, options), batch_norm=True),
     "pwcnet": _pwc_net(NVLABS),
     "pwcnet_cdvd": _pwc_net(CDVD_TSP),
     "flownet2": _flownet(FlowNet2),

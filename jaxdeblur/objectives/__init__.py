@@ -3,8 +3,9 @@
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
-from jaxdeblur.types import Batch, PyTree
+from jaxdeblur.types import Array, Batch, PyTree
 
 
 @runtime_checkable  # for the type checker of the tests
@@ -38,12 +39,19 @@ class Objective(Protocol):
         ...
 
     def losses(
-        self, params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], PyTree, dict[str, jax.Array]]:
-        """Losses by group (scalars, means over the batch), the next carry, and scalars to report."""
+        self, params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
+        """Losses by group (scalars, means over the batch), the statistics and the carry for the next update, and
+        scalars to report. `statistics` are the running ones of batch normalisation, {} for networks without."""
         ...
 
     def learning_rate_name(self, group: str, path: tuple[str, ...]) -> str | None:
         """Which of the configured learning rates a group's optimiser moves the parameter at this path with; None leaves
         it where it is."""
         ...
+
+
+def scaled_bytes(values: Array) -> jax.Array:
+    """Bytes as floats in [0, 1]; anything else as it is."""
+    values = jnp.asarray(values)
+    return values.astype(jnp.float32) / jnp.float32(255) if values.dtype == jnp.uint8 else values

@@ -65,8 +65,14 @@ class CDVDTSPObjective:
         return ()
 
     def losses(
-        self, params: PyTree, prepared: dict[str, jax.Array], carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], PyTree, dict[str, jax.Array]]:
+        self,
+        params: PyTree,
+        statistics: PyTree,
+        prepared: dict[str, jax.Array],
+        carry: PyTree,
+        t: jax.Array,
+        key: jax.Array,
+    ) -> tuple[dict[str, jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
         del t  # there is one update a batch
         sharp = prepared["sharp"]
         model: Any = self.model
@@ -74,7 +80,7 @@ class CDVDTSPObjective:
         batch, _, height, width, _ = sharp.shape
         drawn = random_pixels(key, (batch, height, width), share=self.random_share)
         terms = self.terms(stages, sharp, drawn)
-        return {"total": terms["l1"] + self.hard_weight * terms["hard"]}, carry, terms
+        return {"total": terms["l1"] + self.hard_weight * terms["hard"]}, statistics, carry, terms
 
     def terms(self, stages: list[Image], sharp: Image, drawn: Mask) -> dict[str, jax.Array]:
         """Both terms, means over the batch, and the mean absolute error of the last stage.

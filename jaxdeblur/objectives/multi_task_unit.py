@@ -135,8 +135,14 @@ class MultiTaskUnitObjective:
         return self.model.init_carry(batch, height, width)
 
     def losses(
-        self, params: PyTree, prepared: dict[str, jax.Array], carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], PyTree, dict[str, jax.Array]]:
+        self,
+        params: PyTree,
+        statistics: PyTree,
+        prepared: dict[str, jax.Array],
+        carry: PyTree,
+        t: jax.Array,
+        key: jax.Array,
+    ) -> tuple[dict[str, jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
         del key  # nothing here is random
         window = jax.lax.dynamic_slice_in_dim(prepared["blurred"], t, 5, axis=1)
         sharp = jax.lax.dynamic_index_in_dim(prepared["sharp"], t, axis=1, keepdims=False)
@@ -155,7 +161,7 @@ class MultiTaskUnitObjective:
             losses["motion"] = terms["motion"]
         if self.optimizers == "one":
             losses = {"total": deblur + PAPER_MOTION_WEIGHT * terms["motion"] if self.motion_loss else deblur}
-        return losses, carry, terms
+        return losses, statistics, carry, terms
 
     def _image_term(self, image: Image, sharp: Image) -> Scalars:
         loss = mean_absolute_error(image, sharp)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdeblur.losses.flow import mean_end_point_error, multi_scale_end_point_error
+from jaxdeblur.objectives import scaled_bytes
 from jaxdeblur.types import Array, Batch, PyTree
 
 
@@ -34,7 +35,7 @@ class OpticalFlowObjective:
         if not hasattr(self.model, "levels"):
             raise ValueError(
                 f"{type(self.model).__name__} gives no flow by levels, which the multi-scale loss needs; train one of "
-                "pwcnet, pwcnet_cdvd, flownet2c, flownet2s, flownet2s_small, flownet2sd"
+                "pwcnet, pwcnet_cdvd, flownets, flownets_bn, flownet2c, flownet2s, flownet2s_small, flownet2sd"
             )
         if self.images not in ("sharp", "blurred"):
             raise ValueError(f"objective.images is {self.images!r}; expected 'sharp' or 'blurred'")
@@ -53,8 +54,8 @@ class OpticalFlowObjective:
         del frozen
         if "image_1" in batch:
             return {
-                "image_1": _to_float(batch["image_1"]),
-                "image_0": _to_float(batch["image_0"]),
+                "image_1": scaled_bytes(batch["image_1"]),
+                "image_0": scaled_bytes(batch["image_0"]),
                 "flow_1to0": jnp.asarray(batch["flow_1to0"]),
                 "valid_1to0": jnp.asarray(batch["valid_1to0"]),
             }
@@ -77,21 +78,28 @@ class OpticalFlowObjective:
         return ()
 
     def losses(
-        self, params: PyTree, prepared: dict[str, jax.Array], carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], PyTree, dict[str, jax.Array]]:
+        self,
+        params: PyTree,
+        statistics: PyTree,
+        prepared: dict[str, jax.Array],
+        carry: PyTree,
+        t: jax.Array,
+        key: jax.Array,
+    ) -> tuple[dict[str, jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
         del t, key  # one update a batch, nothing random
         model: Any = self.model
         target, valid = prepared["flow_1to0"], prepared["valid_1to0"]
-        levels = model.apply({"params": params}, prepared["image_1"], prepared["image_0"], method="levels")
+        images = prepared["image_1"], prepared["image_0"]
+        if statistics:
+            variables = {"params": params, "batch_stats": statistics}
+            levels, moved = model.apply(variables, *images, train=True, method="levels", mutable=["batch_stats"])
+            statistics = moved["batch_stats"]
+        else:
+            levels = model.apply({"params": params}, *images, method="levels")
         unit_px = model.flow_unit_px
         loss = multi_scale_end_point_error(levels, target, valid, weights=self.weights, flow_scale=unit_px).mean()
         # For people: in pixels, of the finest level against every fourth pixel of the truth.
         finest = unit_px * levels[0]
         step = target.shape[1] // finest.shape[1]
         error = mean_end_point_error(finest, target[:, ::step, ::step], valid[:, ::step, ::step]).mean()
-        return {"total": loss}, carry, {"end_point_error_px": error}
-
-
-def _to_float(image: Array) -> jax.Array:
-    image = jnp.asarray(image)
-    return image.astype(jnp.float32) / jnp.float32(255) if image.dtype == jnp.uint8 else image
+        return {"total": loss}, statistics, carry, {"end_point_error_px": error}

@@ -76,11 +76,17 @@ class SVRNNObjective:
         return ()
 
     def losses(
-        self, params: PyTree, prepared: dict[str, jax.Array], carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], PyTree, dict[str, jax.Array]]:
+        self,
+        params: PyTree,
+        statistics: PyTree,
+        prepared: dict[str, jax.Array],
+        carry: PyTree,
+        t: jax.Array,
+        key: jax.Array,
+    ) -> tuple[dict[str, jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
         del t, key  # one update a batch, nothing random
         terms = {name: jnp.mean(values) for name, values in self.terms(params, prepared).items()}
-        return {"total": sum(terms.values(), start=jnp.zeros(()))}, carry, terms
+        return {"total": sum(terms.values(), start=jnp.zeros(()))}, statistics, carry, terms
 
     def terms(self, params: PyTree, prepared: dict[str, jax.Array]) -> dict[str, Scalars]:
         """The loss's parts, (N,) each: "deblur", and "flow_2" to "flow_6" for the flows at 1/4 to 1/64 (to both

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 Evaluation = tuple[dict[str, float], np.ndarray]
 """Metrics, among them one of checkpoint.RANKED_BY, and a picture (H, W, 3) uint8."""
 
+TrainStep = Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, jax.Array]]]
+
 
 class NonFiniteLossError(RuntimeError):
     """A loss or gradient stopped being a number."""
@@ -32,7 +34,7 @@ class NonFiniteLossError(RuntimeError):
 
 def train(
     state: TrainState,
-    train_step: Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, jax.Array]]],
+    train_step_at: Callable[[int], TrainStep],
     batches: Callable[[int], Iterator[Batch]],
     *,
     frozen: PyTree,
@@ -43,7 +45,8 @@ def train(
     log_every: int,
     checkpoint_every: int,
     evaluate_every: int,
-    evaluate: Callable[[PyTree], Evaluation],
+    evaluate: Callable[[TrainState], Evaluation],
+    after_validation: Callable[[TrainState, dict[str, float]], TrainState],
     show_picture: Callable[[Path, np.ndarray], None],
 ) -> TrainState:
     """Trains until `steps` updates have been made, from the newest checkpoint in the workdir if there is one.
@@ -54,11 +57,13 @@ def train(
 
     Args:
         state: before the first update, on the devices to be used; donated.
-        train_step: compiled, donates its state; see make_train_step.
+        train_step_at: updates made so far -> the compiled step for the next batch, which donates its state; see
+            make_train_step.
         batches: number of the first batch -> batches on the devices.
         frozen: variables of networks that are not trained.
         config: saved with each checkpoint.
-        evaluate: parameters (the moving average where one is kept) -> metrics and a picture.
+        evaluate: state -> metrics and a picture.
+        after_validation: state and metrics -> the state to go on with.
         show_picture: writes a picture to a path.
     Returns:
         The final state.
@@ -81,8 +86,8 @@ def train(
         with stop, _Line(steps, step, show=main) as line:
             while step < steps and not stop.requested():
                 batch = next(source)
-                images = math.prod(batch["sharp"].shape[:2]) if "sharp" in batch else 2 * len(batch["image_1"])
-                state, metrics = train_step(state, batch, frozen)
+                images = math.prod(batch["sharp"].shape[:2]) if "sharp" in batch else 2 * len(next(iter(batch.values())))
+                state, metrics = train_step_at(step)(state, batch, frozen)
                 before, step = step, step + updates_per_batch
                 pending.append(metrics)
                 done = step >= steps
@@ -99,7 +104,7 @@ def train(
                 scores = None
                 if due[2]:
                     try:
-                        scores, picture = evaluate(state.params if state.ema is None else state.ema)
+                        scores, picture = evaluate(state)
                     except Exception:  # whatever is wrong with the validation data must not cost the training
                         checkpoints.save(step, to_items(state), config)
                         checkpoints.wait()
@@ -109,6 +114,8 @@ def train(
                         records.picture("validation", step, picture)
                         show_picture(workdir / "pictures" / f"step_{step:08d}.png", picture)
                         line.say(step, scores, None)
+                    if step // evaluate_every > before // evaluate_every:  # not because the run is over, as yet
+                        state = after_validation(state, scores)
                 if due[1] or due[2]:
                     checkpoints.save(step, to_items(state), config, scores)
                     saved = step

@@ -4,7 +4,6 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -21,17 +20,21 @@ class Records:
         self._workdir = workdir
         self._first_step = first_step
         self._columns: dict[str, list[str]] = {}
+        self._opened: set[str] = set()
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, name: str, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
-        """Appends rows (step, values) to <name>.csv and shows the last in TensorBoard. All have the columns of the
-        first."""
+        """Appends rows (step, values) to <name>.csv and shows the last in TensorBoard.
+
+        What a row has no value for stays empty; a value of a new name makes a new column.
+        """
         file = self._workdir / f"{name}.csv"
-        if name not in self._columns:
-            self._columns[name] = self._open(file, list(rows[0][1]))
-        columns = self._columns[name]
+        columns = self._columns.get(name, [])
+        new = [key for key in dict.fromkeys(key for _, values in rows for key in values) if key not in columns]
+        if new or name not in self._columns:
+            columns = self._columns[name] = self._open(file, new)
         with file.open("a", newline="") as stream:
-            lines = [[step, *(repr(values[column]) for column in columns)] for step, values in rows]
+            lines = [[step, *(repr(values[c]) if c in values else "" for c in columns)] for step, values in rows]
             csv.writer(stream).writerows(lines)
         step, values = rows[-1]
         for key, value in values.items():
@@ -44,20 +47,19 @@ class Records:
     def close(self) -> None:
         self._board.close()
 
-    def _open(self, file: Path, columns: list[str]) -> list[str]:
-        header = ["step", *columns]
-        rows: list[Any] = []
+    def _open(self, file: Path, needed: list[str]) -> list[str]:
+        """Rewrites the file with what columns it lacks; returns all it has."""
+        header, rows = ["step"], []
         if file.exists():
             with file.open(newline="") as stream:
                 header, *rows = list(csv.reader(stream)) or [header]
-            if set(columns) != set(header[1:]):
-                raise ValueError(
-                    f"{file} has the columns {header[1:]}, the run now writes {columns}; use a new workdir"
-                )
         # A row cut short by the end of a process has no full set of columns.
-        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= self._first_step]
+        opened = file.name in self._opened
+        kept = [row for row in rows if len(row) == len(header) and (opened or int(row[0]) <= self._first_step)]
+        self._opened.add(file.name)
+        new = [column for column in needed if column not in header]
         partial = file.with_name(f".{file.name}.partial")
         with partial.open("w", newline="") as stream:
-            csv.writer(stream).writerows([header, *kept])
+            csv.writer(stream).writerows([[*header, *new], *([*row, *[""] * len(new)] for row in kept)])
         os.replace(partial, file)
-        return header[1:]
+        return [*header[1:], *new]

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdeblur.objectives import Objective
+from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import along_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Batch, PyTree
@@ -24,6 +25,7 @@ def make_train_step(
     ema_decay: float | None = None,
     microbatches: int = 1,
     loss_scale: float = 1.0,
+    plateau: Plateau | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
     """Builds (state, batch, frozen variables) -> (state, metrics); the state is donated.
@@ -36,13 +38,15 @@ def make_train_step(
     work.
 
     Args:
-        optimizers: one for each of the objective's groups.
+        optimizers: one for each of the objective's groups. The state may hold those of further groups: they, like
+            parameters no group moves, stay as they are, bit for bit.
         ema_decay: decay a step of the parameters' moving average; None keeps none.
         microbatches: parts a batch is cut into, one after another, for lack of memory: gradients and metrics are their
             mean.
         loss_scale: losses are multiplied by it before the backward pass and gradients divided after: keeps small
             gradients from vanishing in float16 (1024, say), which the half-precision model was trained in. bfloat16
             and float32 need none.
+        plateau: whose scale, of the state's plateaus, every update is multiplied by.
         mesh: the devices a batch is split over, so that each holds its own share of the carry; None for one device.
     """
 
@@ -61,40 +65,42 @@ def make_train_step(
         return tree if mesh is None else jax.lax.with_sharding_constraint(tree, along_batch(mesh, None))
 
     def gradients(
-        params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, PyTree], PyTree, Metrics]:
+        params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+    ) -> tuple[dict[str, PyTree], PyTree, PyTree, Metrics]:
         # One linearisation, transposed once a group: the forward pass is shared, and a group's backward pass visits
         # only what its loss depends on. (Two calls of jax.grad repeat the forward pass: XLA does not merge them.)
-        def all_losses(params: PyTree) -> tuple[dict[str, jax.Array], tuple[PyTree, Metrics]]:
-            losses, carry_out, terms = objective.losses(params, prepared, carry, t, key)
-            return losses, (carry_out, terms)
+        def all_losses(params: PyTree) -> tuple[dict[str, jax.Array], tuple[PyTree, PyTree, Metrics]]:
+            losses, *rest = objective.losses(params, statistics, prepared, carry, t, key)
+            return losses, tuple(rest)
 
-        losses, tangent, (carry_out, terms) = jax.linearize(all_losses, params, has_aux=True)
+        losses, tangent, (statistics_out, carry_out, terms) = jax.linearize(all_losses, params, has_aux=True)
         grads = {}
         for group in objective.groups:
             transpose = jax.linear_transpose(lambda p, group=group: tangent(p)[group], params)
             (scaled,) = transpose(jnp.full_like(losses[group], loss_scale))
             grads[group] = jax.tree.map(lambda gradient: gradient / loss_scale, scaled)
         metrics = {**terms, **{f"loss_{group}": losses[group] for group in objective.groups}}
-        return grads, carry_out, metrics
+        return grads, statistics_out, carry_out, metrics
 
     def accumulated(
-        params: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
-    ) -> tuple[dict[str, PyTree], PyTree, Metrics]:
+        params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+    ) -> tuple[dict[str, PyTree], PyTree, PyTree, Metrics]:
         if microbatches == 1:
-            return gradients(params, prepared, carry, t, key)
+            return gradients(params, statistics, prepared, carry, t, key)
 
-        def body(total: PyTree, part: tuple[PyTree, PyTree, jax.Array]) -> tuple[PyTree, PyTree]:
-            grads, carry_out, metrics = gradients(params, part[0], part[1], t, part[2])
-            return jax.tree.map(lambda a, b: a + b / microbatches, total, (grads, metrics)), carry_out
+        def body(so_far: PyTree, part: tuple[PyTree, PyTree, jax.Array]) -> tuple[PyTree, PyTree]:
+            total, statistics = so_far  # each part has statistics of its own and moves the running ones in turn
+            grads, statistics, carry_out, metrics = gradients(params, statistics, part[0], part[1], t, part[2])
+            return (jax.tree.map(lambda a, b: a + b / microbatches, total, (grads, metrics)), statistics), carry_out
 
         part = jax.tree.map(lambda x: x[0], (prepared, carry))
-        shapes = jax.eval_shape(lambda part: gradients(params, part[0], part[1], t, key), part)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
+        shapes = jax.eval_shape(lambda part: gradients(params, statistics, part[0], part[1], t, key), part)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[3]))
         # Unrolled for the reason given above.
         keys = jax.random.split(key, microbatches)  # what is random differs from part to part
-        (grads, metrics), carry = jax.lax.scan(body, zeros, (prepared, carry, keys), unroll=True)
-        return grads, carry, metrics
+        parts = (prepared, carry, keys)
+        ((grads, metrics), statistics), carry = jax.lax.scan(body, (zeros, statistics), parts, unroll=True)
+        return grads, statistics, carry, metrics
 
     @jax.jit
     def begin(batch: Batch, frozen: PyTree) -> tuple[PyTree, PyTree]:
@@ -107,16 +113,21 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=(0, 2))
     def update(state: TrainState, prepared: PyTree, carry: PyTree, t: jax.Array) -> tuple[TrainState, PyTree, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        grads, carry, metrics = accumulated(state.params, prepared, carry, t, key)
-        params, optimizer = state.params, {}
-        for group, transformation in optimizers.items():
+        grads, statistics, carry, metrics = accumulated(state.params, state.statistics, prepared, carry, t, key)
+        params, optimizer = state.params, dict(state.optimizer)
+        for group in objective.groups:
             metrics[f"gradient_norm_{group}"] = optax.tree.norm(grads[group])
+            transformation = optimizers[group]
             updates, optimizer[group] = transformation.update(grads[group], state.optimizer[group], state.params)
+            if plateau is not None:
+                scale = plateau.scale(state.plateaus)
+                metrics["learning_rate_scale"] = scale
+                updates = jax.tree.map(lambda update: scale * update, updates)
             params = optax.apply_updates(params, updates)
         ema = state.ema
         if ema_decay is not None:
             ema = jax.tree.map(lambda mean, new: ema_decay * mean + (1 - ema_decay) * new, ema, params)
-        state = TrainState(state.step + 1, params, optimizer, ema, state.key_data)
+        state = TrainState(state.step + 1, params, optimizer, ema, state.key_data, statistics, state.plateaus)
         return whole(state), split(carry), whole(metrics)
 
     @jax.jit

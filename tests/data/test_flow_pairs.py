@@ -18,9 +18,11 @@ from jaxdeblur.data.flow_pairs import (
     FlowPair,
     flow_pair_batches,
     hold_out_scenes,
+    index_flow_folders,
     index_flying_chairs,
     index_sintel,
     read_flow_pair,
+    read_flow_window,
 )
 from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.transforms import FLIPS, MTU_AUGMENTATION, QUARTER_TURNS_AND_FLIPS, draw_geometry
@@ -115,6 +117,7 @@ def test_sintel_pairs_are_neighbours_with_the_flow_of_the_first(sintel):
         flow_1to0_path=str(training / "flow" / "a_10" / "frame_0002.flo"),
         scene="a_10",
         invalid_path=str(training / "invalid" / "a_10" / "frame_0002.png"),
+        window_paths=tuple(str(training / "final" / "a_10" / f"frame_000{n}.png") for n in (1, 1, 2, 3, 4)),
     )
     clean = index_sintel(sintel, render_pass="clean", scenes=["c_1", "b_2"])
     assert [Path(pair.image_1_path).parts[-3:] for pair in clean] == [
@@ -129,6 +132,54 @@ def test_sintel_pairs_are_neighbours_with_the_flow_of_the_first(sintel):
     np.testing.assert_array_equal(pair["flow_1to0"], np.where(valid[..., None], np.float32(2), np.float32(0)) * [1, 1])
     assert not np.array_equal(pair["image_1"], pair["image_0"])
     np.testing.assert_array_equal(pair["image_0"], read_flow_pair(index[2])["image_1"])
+
+
+def test_windows_are_the_frames_around_the_first_image_with_the_pairs_crops_and_flow(tmp_path):
+    index = index_sintel(write_sintel(tmp_path / "sintel", {"a": 7, "b": 3}))
+    assert [pair.has_whole_window for pair in index] == [False, False, True, True, True, False, False, False]
+    options = {"scale_range": (0.7, 1.0), "crop_px": (6, 6), "batch_size": 2}
+    for batch, expected in zip(batches(index, 6, windows=True, **options), batches(index, 6, **options), strict=True):
+        assert set(batch) == {"window", "flow_1to0", "valid_1to0"}
+        assert batch["window"].shape == (2, 5, 6, 6, 3)
+        np.testing.assert_array_equal(batch["window"][:, 2], expected["image_1"])
+        np.testing.assert_array_equal(batch["window"][:, 3], expected["image_0"])
+        for name in ("flow_1to0", "valid_1to0"):
+            np.testing.assert_array_equal(batch[name], expected[name])
+    whole = np.stack([read_flow_pair(index[n])["image_1"] for n in (0, 0, 1, 2, 3)])
+    np.testing.assert_array_equal(read_flow_window(index[1]), whole)
+
+
+def test_windows_of_pairs_that_come_from_no_video(chairs):
+    pair = index_flying_chairs(chairs)[0]
+    images = read_flow_pair(pair)
+    expected = [images[name] for name in ("image_1", "image_1", "image_1", "image_0", "image_0")]
+    np.testing.assert_array_equal(read_flow_window(pair), np.stack(expected))
+    with pytest.raises(ValueError, match="pairs that do not come from videos"):
+        flow_pair_batches([pair], batch_size=1, crop_px=CROP_PX, seed=0, augment=None, windows=True)
+
+
+@pytest.mark.parametrize("suffix", ["flo", "png"])
+def test_folders_of_two_pictures_and_their_flow(tmp_path, suffix):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        image_1, image_0, flow, valid = true_pair(3)
+        write_image(tmp_path / name / "frame1.png", ImageFile(image_0))
+        write_image(tmp_path / name / "frame0.png", ImageFile(image_1))
+        write_flow(tmp_path / name / f"flow.{suffix}", flow, valid)
+    (tmp_path / "notes").mkdir()
+    index = index_flow_folders(tmp_path)
+    assert [pair.scene for pair in index] == ["a", "b"]
+    read = read_flow_pair(index[0])
+    np.testing.assert_array_equal(read["image_1"], image_1)
+    np.testing.assert_array_equal(read["image_0"], image_0)
+    np.testing.assert_array_equal(read["flow_1to0"][valid], flow[valid])
+
+    write_image(tmp_path / "a" / "frame2.png", ImageFile(image_0))
+    with pytest.raises(ValueError, match=rf"a' holds 3 pictures beside flow\.{suffix}; expected two"):
+        index_flow_folders(tmp_path)
+    for root in (tmp_path / "notes", tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match="expected layout <root>/<pair>/"):
+            index_flow_folders(root)
 
 
 def test_scenes_are_held_out_by_name(sintel):

@@ -86,4 +86,48 @@ def test_report_writes_tables_and_pictures(tmp_path):
 def test_nothing_scored_is_an_error():
     with pytest.raises(ValueError, match="no pair with true flow was scored"):
         scene_scores([])
-    assert scene_scores([FlowScore("a", 0, 4, 1.0, 50.0)])[-1] == FlowScore("mean", None, 4, 1.0, 50.0)
+    one = FlowScore("a", 0, 4, 1.0, 50.0, 9.0, 2.0, 3.0)
+    assert scene_scores([one])[-1] == FlowScore("mean", None, 4, 1.0, 50.0, 9.0, 2.0, 3.0)
+
+
+def test_differences_are_those_of_the_second_image_warped_by_truth_and_estimate():
+    rng = np.random.default_rng(1)
+    image_0 = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    image_1 = np.roll(image_0, -2, axis=1)  # image_1(x) = image_0(x + 2), where that lies inside
+    valid = np.ones((6, 8), bool)
+    valid[5] = False
+    pair = FlowTruth(image_1, image_0, constant(2, 0), valid)
+    (score,) = evaluation(("a", [pair]))._scores(FlowScene("a", lambda: iter([pair])), {})
+    # The last two columns lead out of the frame; the estimate is a pixel short.
+    seen = (slice(0, 5), slice(0, 6))
+    as_float = image_1.astype(float)
+    assert score.warped_by_truth_levels == 0
+    np.testing.assert_allclose(score.unwarped_levels, np.abs(image_0 - as_float)[seen].mean(), rtol=1e-5)
+    short = np.abs(np.roll(image_0, -1, axis=1) - as_float)[seen].mean()
+    np.testing.assert_allclose(score.warped_by_estimate_levels, short, rtol=1e-5)
+
+
+class TellsItsWindow(nn.Module):
+    """Flows whose horizontal part is each frame's first value, in levels, weighted by place."""
+
+    size_multiple = 4
+    padding = "zeros"
+
+    def flows(self, window):
+        levels = 255 * window[:, :, 0, 0, 0]
+        value = jnp.sum(levels * 10.0 ** jnp.arange(5.0)[None], axis=1)
+        flow = jnp.broadcast_to(value[:, None, None, None], (1, *window.shape[2:4], 2))
+        return -flow, flow
+
+
+def test_networks_of_windows_see_the_frames_around_or_those_of_the_pair_repeated():
+    def estimate(window):
+        pair = FlowTruth(
+            np.full((6, 7, 3), 4, np.uint8), np.full((6, 7, 3), 6, np.uint8), constant(0, 0, (6, 7)),
+            np.ones((6, 7), bool), window,
+        )  # fmt: skip
+        return np.asarray(FlowEvaluation(TellsItsWindow(), [])._estimate(pair, {}))
+
+    frames = np.stack([np.full((6, 7, 3), value, np.uint8) for value in (1, 2, 3, 4, 5)])
+    np.testing.assert_allclose(estimate(frames), np.full((6, 7, 2), 54321), rtol=1e-5)
+    np.testing.assert_allclose(estimate(None), np.full((6, 7, 2), 66444), rtol=1e-5)

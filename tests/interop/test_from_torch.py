@@ -18,6 +18,9 @@ GOLDEN = {
     "pwcnet": ("pwcnet", "case_a"),
     "pwcnet_cdvd": ("pwcnet", "case_b"),
     "flownet2": ("flownet2", "case_a"),
+    "flownets": ("flownets", "case_a"),
+    "flownets_bn": ("flownets_bn", "case_a"),
+    "dbn": ("dbn", "case_a"),
 }
 # Of the released networks: all parameters, and how many of them are layers for training only.
 PARAMETERS = {
@@ -36,6 +39,9 @@ PARAMETERS = {
     "flownet2sd": (45_371_666, 0),
     "flownet2s_small": (5_462_674, 0),
     "svrnn": (8_281_696, 0),
+    "flownets": (38_675_536, 0),
+    "flownets_bn": (38_680_336, 0),
+    "dbn": (15_305_291, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."
@@ -71,7 +77,7 @@ def test_variables_are_those_of_the_model(name):
     assert shapes(variables) == shapes(expected)
     leaves = jax.tree.leaves(variables)
     assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in leaves)
-    assert sum(leaf.size for leaf in leaves) == PARAMETERS[name][0]
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name][0]
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name.startswith("mtu")])
@@ -84,6 +90,21 @@ def test_layers_for_training_may_be_left_out_but_only_all_of_them(name):
         del everything["deblur_layer.1.weight"]
         with pytest.raises(ValueError, match=r"1 missing: deblur_layer\.1\.weight$"):
             from_torch(name, everything)
+
+
+def test_batch_normalisation_comes_with_its_statistics_and_with_or_without_its_count():
+    given = seeded_state_dict(load_case("flownets_bn", "case_a")[1])
+    variables = from_torch("flownets_bn", given)
+    of_layer = variables["params"]["conv3_1_bn"] | variables["batch_stats"]["conv3_1_bn"]
+    official = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    assert set(of_layer) == set(official)
+    for name, theirs in official.items():
+        np.testing.assert_array_equal(of_layer[name], given[f"conv3_1.1.{theirs}"].astype(np.float32))
+    older = {name: value for name, value in given.items() if not name.endswith("num_batches_tracked")}
+    assert len(given) == 73 and len(older) == 63
+    jax.tree.map(np.testing.assert_array_equal, from_torch("flownets_bn", older), variables)
+    with pytest.raises(ValueError, match="They are the weights of flownets_bn"):
+        from_torch("flownets", given)
 
 
 def test_prefix_makes_no_difference():

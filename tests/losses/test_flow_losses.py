@@ -18,6 +18,7 @@ from jaxdeblur.losses.flow import (
     mean_end_point_error,
     motion_loss,
     multi_scale_end_point_error,
+    multi_scale_warping_error,
 )
 from jaxdeblur.ops.resample import resize_bilinear
 
@@ -274,3 +275,61 @@ def test_what_does_not_fit_together_is_refused():
         multi_scale_end_point_error([half, flow], flow, valid, weights=[1.0, 1.0])
     with pytest.raises(ValueError, match="level of size 8 cannot be compared with a target of size 4"):
         multi_scale_end_point_error([flow], half, valid[:, ::2, ::2], weights=[1.0])
+
+
+def warping_oracle(levels, image_1, image_0, weights, flow_scale):
+    """Position by position, in float64; one example."""
+    total = 0.0
+    for flow, weight in zip(levels, weights, strict=True):
+        height, width, _ = flow.shape
+        f = image_1.shape[1] // width
+        one, zero = (
+            image.astype(np.float64).reshape(height, f, width, f, -1).mean((1, 3)) for image in (image_1, image_0)
+        )
+        for y, x in np.ndindex(height, width):
+            px, py = np.array([x, y]) + flow[y, x].astype(np.float64) * flow_scale / f
+            if not (0 <= px <= width - 1 and 0 <= py <= height - 1):
+                continue
+            left, top = min(int(px), width - 2), min(int(py), height - 2)
+            a, b = px - left, py - top
+            warped = (1 - b) * ((1 - a) * zero[top, left] + a * zero[top, left + 1]) + b * (
+                (1 - a) * zero[top + 1, left] + a * zero[top + 1, left + 1]
+            )
+            total += weight * np.sum(((warped - one[y, x]) ** 2 + 1e-6) ** 0.45)
+    return total
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_warping_error_equals_the_oracle(seed):
+    rng = np.random.default_rng(seed)
+    images = rng.random((2, 2, 16, 24, 3), np.float32)
+    levels = [rng.normal(0, 0.2, (2, 16 // f, 24 // f, 2)).astype(np.float32) for f in (4, 8)]
+    found = multi_scale_warping_error(levels, *images, weights=(0.3, 2.0), flow_scale=20.0)
+    for example in range(2):
+        flows = [level[example] for level in levels]
+        expected = warping_oracle(flows, images[0, example], images[1, example], (0.3, 2.0), 20.0)
+        np.testing.assert_allclose(found[example], expected, rtol=2e-4, atol=1e-4)
+
+
+def test_warping_error_is_least_at_the_true_flow_and_has_its_gradient():
+    x = np.arange(64) / 6.0
+    waves = np.sin(x)[None, :, None] + np.cos(x / 1.7)[:, None, None] * np.ones(3)
+    image_0 = waves[None].astype(np.float32)
+    image_1 = np.roll(image_0, -4, axis=2)  # image_1(x) = image_0(x + 4)
+
+    def error(u):
+        level = jnp.broadcast_to(jnp.stack([u, jnp.zeros(())]) / 20, (1, 16, 16, 2))
+        return multi_scale_warping_error([level], image_1, image_0, weights=(1.0,))[0]
+
+    errors = [float(error(jnp.float32(u))) for u in (0, 2, 4, 6, 8)]
+    assert min(errors) == errors[2]
+    assert float(jax.grad(error)(jnp.float32(3.0))) < 0 < float(jax.grad(error)(jnp.float32(5.0)))
+    assert np.isfinite(jax.grad(error)(jnp.float32(4.0)))
+
+
+def test_a_flow_that_leads_out_of_the_frame_everywhere_costs_nothing():
+    images = np.random.default_rng(0).random((2, 1, 16, 16, 3), np.float32)
+    level = np.full((1, 4, 4, 2), 100.0, np.float32)
+    assert float(multi_scale_warping_error([level], *images, weights=(1.0,))[0]) == 0
+    with pytest.raises(ValueError, match="2 weights for 1 levels"):
+        multi_scale_warping_error([level], *images, weights=(1.0, 1.0))

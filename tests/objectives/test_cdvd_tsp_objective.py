@@ -101,7 +101,7 @@ def test_the_loss_falls_and_pixels_are_drawn_anew():
         "total": make_optimizer(schedules, functools.partial(objective.learning_rate_name, "total"), adam=ADAM)
     }
     step = make_train_step(objective, optimizers)
-    state = init_state(jax.random.key(0), jax.tree.map(jnp.copy, params), optimizers, ema=False)
+    state = init_state(jax.random.key(0), {"params": jax.tree.map(jnp.copy, params)}, optimizers, ema=False)
     history = []
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(20):

@@ -102,7 +102,7 @@ def two_released_steps():
     frozen = {"liteflownet": {"sharp": sharp, "flow_half": expected["flow_half"]}}
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(multi_task_unit, "LiteFlowNet", RecordedFlow)
-        state = init_state(jax.random.key(0), copied(params), optimizers, ema=False)
+        state = init_state(jax.random.key(0), {"params": copied(params)}, optimizers, ema=False)
         state, metrics = make_train_step(objective, optimizers)(state, batch, frozen)
     assert state.step == 2
     return expected, provenance, params, jax.device_get(metrics), state
@@ -216,7 +216,7 @@ def sgd(objective, rate=0.01):
 
 
 def train(objective, batch, optimizers, *, calls=1, ema=False, **options):
-    state = init_state(jax.random.key(0), copied(parameters(objective.model.config.units)), optimizers, ema=ema)
+    state = init_state(jax.random.key(0), {"params": copied(parameters(objective.model.config.units))}, optimizers, ema=ema)
     step, states, metrics = make_train_step(objective, optimizers, **options), [], None
     for _ in range(calls):
         with jax.numpy_dtype_promotion("standard"):
@@ -270,8 +270,8 @@ def test_one_optimizer_minimises_the_papers_sum(with_motion):
     two = MultiTaskUnitObjective(small(), TIME)
     one = dataclasses.replace(two, optimizers="one", motion_loss=with_motion)
     prepared = two.prepare(a_batch(), {})
-    inputs = (parameters(), prepared, two.init_carry(prepared), jnp.asarray(0), jax.random.key(0))
-    losses, (total, _, _) = two.losses(*inputs)[0], one.losses(*inputs)
+    inputs = (parameters(), {}, prepared, two.init_carry(prepared), jnp.asarray(0), jax.random.key(0))
+    losses, total = two.losses(*inputs)[0], one.losses(*inputs)[0]
     expected = losses["deblur"] + (0.01 * losses["motion"] if with_motion else 0.0)
     assert one.groups == tuple(total) == ("total",)
     np.testing.assert_allclose(total["total"], expected, rtol=1e-6)
@@ -280,8 +280,8 @@ def test_one_optimizer_minimises_the_papers_sum(with_motion):
 def test_a_single_unit_has_no_intermediate_loss():
     objective = MultiTaskUnitObjective(small(1), TIME)
     prepared = objective.prepare(a_batch(), {})
-    losses, _, terms = objective.losses(
-        parameters(1), prepared, objective.init_carry(prepared), jnp.asarray(0), jax.random.key(0)
+    losses, _, _, terms = objective.losses(
+        parameters(1), {}, prepared, objective.init_carry(prepared), jnp.asarray(0), jax.random.key(0)
     )
     assert set(terms) == {"image", "motion"}
     assert losses["deblur"] == terms["image"]
@@ -425,7 +425,7 @@ def test_the_loss_falls():
         )
         for group in objective.groups
     }
-    state = init_state(jax.random.key(0), copied(parameters()), optimizers, ema=False)
+    state = init_state(jax.random.key(0), {"params": copied(parameters())}, optimizers, ema=False)
     step, history = make_train_step(objective, optimizers), []
     for _ in range(20):
         with jax.numpy_dtype_promotion("standard"):

@@ -72,7 +72,7 @@ def test_the_loss_sums_weighted_levels_and_reports_pixels():
     model = objective()
     assert isinstance(model, Objective)
     assert model.learning_rate_name("total", ("features",)) == "flow"
-    losses, _, terms = model.losses({"flow": jnp.zeros(2)}, prepared, (), jnp.asarray(0), jax.random.key(0))
+    losses, _, _, terms = model.losses({"flow": jnp.zeros(2)}, {}, prepared, (), jnp.asarray(0), jax.random.key(0))
     # 10 px are half a unit: at 2 x 4 and 1 x 2 positions.
     np.testing.assert_allclose(losses["total"], 0.5 * (0.5 * 8 + 2.0 * 2), rtol=1e-6)
     np.testing.assert_allclose(terms["end_point_error_px"], 10.0, rtol=1e-6)

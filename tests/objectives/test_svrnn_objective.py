@@ -35,7 +35,7 @@ def golden(case):
 
     def loss(params, windows):
         prepared = {"windows": windows, "sharp": arrays["target"]}
-        losses, _, terms = objective.losses(params, prepared, (), jnp.int32(0), jax.random.key(0))
+        losses, _, _, terms = objective.losses(params, {}, prepared, (), jnp.int32(0), jax.random.key(0))
         return losses["total"], terms
 
     (total, terms), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, windows)
@@ -139,7 +139,7 @@ def test_every_variant_is_trained(options):
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def loss(params):
-        losses, _, terms = objective.losses(params, prepared, (), jnp.int32(0), jax.random.key(0))
+        losses, _, _, terms = objective.losses(params, {}, prepared, (), jnp.int32(0), jax.random.key(0))
         return losses["total"], terms
 
     (total, terms), gradients = loss(params)
@@ -206,7 +206,7 @@ def test_twenty_steps_lower_the_loss_and_leave_frozen_biases_alone():
             adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
             weight_decay=1e-6,
         )
-        state = init_state(jax.random.key(1), params, {"total": optimizer}, ema=False)
+        state = init_state(jax.random.key(1), {"params": params}, {"total": optimizer}, ema=False)
         step = make_train_step(objective, {"total": optimizer})
         batch = random_batch(0, 1)
         batch["sharp"] = batch["blurred"][:, :1] + 0.1  # which a bias can give

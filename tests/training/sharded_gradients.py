@@ -38,7 +38,7 @@ def gradients_and_metrics(mesh, microbatches=1, updates=1):
     share = 8 // jax.process_count()
     mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     sharded = shard_batch({name: value[mine] for name, value in batch.items()}, mesh)
-    state = replicate(init_state(jax.random.key(1), params, optimizers, ema=False), mesh)
+    state = replicate(init_state(jax.random.key(1), {"params": params}, optimizers, ema=False), mesh)
     state, metrics = make_train_step(objective, optimizers, microbatches=microbatches, mesh=mesh)(state, sharded, {})
     local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), (state.optimizer, metrics))
     return {"gradients": local[0], "metrics": local[1]}

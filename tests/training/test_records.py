@@ -1,7 +1,5 @@
 """The CSV files of a run."""
 
-import pytest
-
 from jaxdeblur.training.records import Records
 
 
@@ -22,14 +20,17 @@ def test_rows_after_the_checkpoint_and_torn_rows_are_dropped(tmp_path):
     ]
 
 
-def test_other_columns_are_refused(tmp_path):
+def test_columns_come_as_they_are_needed_and_may_stay_empty(tmp_path):
     records = Records(tmp_path, 0)
-    records.write("losses", [(1, {"a": 0.1})])
+    records.write("losses", [(1, {"a": 0.5}), (2, {"b": 1.5, "a": 2.5})])
+    records.write("losses", [(3, {"c": 3.5})])
     records.close()
-    records = Records(tmp_path, 1)
-    with pytest.raises(ValueError, match=r"has the columns \['a'\], the run now writes \['b'\]"):
-        records.write("losses", [(2, {"b": 0.1})])
+    records = Records(tmp_path, 2)  # the third row was written after the checkpoint
+    records.write("losses", [(3, {"d": 4.5, "b": 5.5})])
+    records.write("losses", [(4, {"a": 6.5})])
     records.close()
+    lines = ["step,a,b,c,d", "1,0.5,,,", "2,2.5,1.5,,", "3,,5.5,,4.5", "4,6.5,,,"]
+    assert (tmp_path / "losses.csv").read_text().splitlines() == lines
 
 
 def test_an_empty_file_is_begun_anew(tmp_path):

@@ -24,9 +24,9 @@ class Draws:
     def init_carry(self, prepared):
         return ()
 
-    def losses(self, params, prepared, carry, t, key):
+    def losses(self, params, statistics, prepared, carry, t, key):
         drawn = jax.random.uniform(key)
-        return {"total": drawn * params["a"]}, carry, {"drawn": drawn}
+        return {"total": drawn * params["a"]}, statistics, carry, {"drawn": drawn}
 
 
 @pytest.mark.parametrize("microbatches", [1, 2, 4])
@@ -35,7 +35,7 @@ def test_every_part_of_a_batch_draws_anew(microbatches):
     step = make_train_step(Draws(), optimizers, microbatches=microbatches)
     with jax.numpy_dtype_promotion("standard"):
         state, metrics = step(
-            init_state(jax.random.key(3), {"a": jnp.ones(())}, optimizers, ema=False), {"sharp": jnp.zeros((4, 1))}, {}
+            init_state(jax.random.key(3), {"params": {"a": jnp.ones(())}}, optimizers, ema=False), {"sharp": jnp.zeros((4, 1))}, {}
         )
     key = jax.random.fold_in(jax.random.key(3), 0)
     keys = [key] if microbatches == 1 else jax.random.split(key, microbatches)
