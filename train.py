@@ -3,11 +3,13 @@
 A run that was stopped, however it was, goes on when the same command is given again.
 """
 
+import dataclasses
 import json
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> None:
     check_batch_size(config.data.batch_size, mesh, config.training.microbatches)
     model = parts.build_model(config)
     turns = parts.build_turns(config, model)
-    optimizers = {}
+    optimizers: dict[str, Any] = {}
     for objective in turns.objectives:
         optimizers |= parts.build_optimizers(config, objective)
     plateau = parts.build_plateau(config)
@@ -102,7 +104,7 @@ def main(argv: list[str]) -> None:
             return state
         (group,) = turns.at(int(state.step) - 1).groups
         plateaus = plateau.check(jax.device_get(state.plateaus), group, metrics["held_out_loss"])
-        return state.replace(plateaus=replicate(plateaus, mesh))
+        return dataclasses.replace(state, plateaus=replicate(plateaus, mesh))
 
     loop.train(
         state,

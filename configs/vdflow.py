@@ -5,7 +5,7 @@
     python evaluate.py --config=configs/vdflow.py --workdir=runs/vdflow --task=deblur    PSNR and SSIM of every video
     python evaluate.py --config=configs/vdflow.py --workdir=runs/vdflow --task=flow      end-point error of every scene
 
-Three turns of 12,000 updates: the deblurring branch, the flow branch, the deblurring branch; the other one stands still.
+Three turns of 12,000 updates: deblurring branch, flow branch, deblurring branch; the other one stands still.
 The flow branch starts from --config.initial.flow_checkpoint=FILE, FlowNetS of FlowNetPytorch or a checkpoint of ours;
 else from a run of configs/pwcnet.py with --config.model.name=flownets in --config.initial.flow_workdir; else from
 nothing, with a warning.
@@ -25,8 +25,8 @@ Every fusion is a switch: --config.model.deblur_reads_flow_at_8=False, deblur_re
 flow_reads_deblur_at_4; --config.model.flow_networks=separate gives each direction a flow network of its own.
 
 The paper reports on DVD's ten test videos 28.17 dB (its rows give 28.06), DBN+NOALIGN 27.47 and DBN+SINGLE 27.30, and
-on Sintel Clean an end-point error of 4.38 px on scenes it was trained on, FlowNetS 4.50. This recipe has not been run to
-its end by us; no score of ours is claimed.
+on Sintel Clean an end-point error of 4.38 px on scenes it was trained on, FlowNetS 4.50. This recipe has not been run
+to its end by us; no score of ours is claimed.
 """
 
 from ml_collections import ConfigDict

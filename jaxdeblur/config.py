@@ -259,7 +259,9 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     initial.flow_workdir is taken if there is one of the network that is asked for; otherwise a warning says that the
     flow network starts from nothing.
     """
-    if not ({"flow_net", "flow_net_prev"} & params.keys() or (isinstance(model, FlowNetSimple) and "initial" in config)):
+    if not (
+        {"flow_net", "flow_net_prev"} & params.keys() or (isinstance(model, FlowNetSimple) and "initial" in config)
+    ):
         return params
     if isinstance(model, VDFlow | FlowNetSimple):
         name, width, released_width = "flownets", model.config.width, 1.0
@@ -545,13 +547,13 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
         index = index_video_folder(folder.root, folder[f"{held_out}_split"])
         count = config.evaluation.clips or None
         order = DVD_TEST_VIDEOS
-        index = sorted(index, key=lambda clip: order.index(clip.name) if clip.name in order else len(order))
-        return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in index[:count]]
-    clips: list[EvaluationClip] = []
+        clips = sorted(index, key=lambda clip: order.index(clip.name) if clip.name in order else len(order))
+        return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in clips[:count]]
+    rendered: list[EvaluationClip] = []
     for name, clip in _held_out_scenes(config, mesh, held_out=held_out, count=config.evaluation.clips):
         pair = [np.rint(255 * clip[side]).astype(np.uint8) for side in ("blurred", "sharp")]
-        clips.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
-    return clips
+        rendered.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
+    return rendered
 
 
 def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowScene]:

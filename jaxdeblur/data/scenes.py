@@ -20,7 +20,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -237,7 +237,8 @@ def turned(batch: Batch, symmetry: int) -> Batch:
 
     if batch["sharp"].shape[-3] != batch["sharp"].shape[-2]:
         raise ValueError(f"sharp has shape {batch['sharp'].shape}; expected square frames")
-    return {name: turn(name, values) for name, values in batch.items()}  # type: ignore[return-value]
+    arrays: dict[str, Any] = dict(batch)
+    return {name: turn(name, values) for name, values in arrays.items()}  # type: ignore[return-value]
 
 
 def draw_symmetry(seed: int, batch_number: int) -> int:

@@ -9,7 +9,7 @@ Stages:
   3. The finest of five flows, at a quarter of the resolution, is brought to full resolution.
 
 Units: every flow is in full-resolution pixels divided by FLOW_UNIT_PX.
-Conventions: LeakyReLU slope 0.1; no bias behind the contraction. With batch normalisation (eps 1e-5), none there either.
+Conventions: LeakyReLU slope 0.1; no bias behind the contraction. With batch normalisation (eps 1e-5) none there either.
 Parameters: 38,675,536; with batch normalisation 38,680,336.
 
 Paper: Dosovitskiy et al., "FlowNet: Learning Optical Flow with Convolutional Networks", ICCV 2015. The network is
@@ -88,6 +88,4 @@ class FlowNetSimple(nn.Module):
         """The bare network: (B, H, W, 6) -> five flows."""
         layers = CONTRACTION + CONTRACTION_FROM_3_1
         skips = contract(self.config, layers, x, batch_norm=self.batch_norm, train=train)
-        return refine(
-            self.config, skips, REFINEMENT, inter_convs=False, upsampling_bias=False, bias=False
-        ).flows_1to0
+        return refine(self.config, skips, REFINEMENT, inter_convs=False, upsampling_bias=False, bias=False).flows_1to0

@@ -12,10 +12,10 @@ it follows the addition, and the last one. Height and width are multiples of 8; 
 right, as the released code does. Frames beyond a clip's ends are copies of the end frames.
 Parameters: 15,305,291.
 
-Paper: Su, Delbracio, Wang, Sapiro, Heidrich, Wang, "Deep Video Deblurring for Hand-held Cameras", CVPR 2017. The network
-is that of shuochsu/DeepVideoDeblurring (model2_symskip_nngraph2_deeper), under its layers' names. It differs from the
-released code in that whole frames are restored, not overlapping tiles, and in initial weights, which here are He normal
-and count, in transposed convolutions, the taps that meet an input (Yan et al. 2020: msra).
+Paper: Su, Delbracio, Wang, Sapiro, Heidrich, Wang, "Deep Video Deblurring for Hand-held Cameras", CVPR 2017. The
+network is that of shuochsu/DeepVideoDeblurring (model2_symskip_nngraph2_deeper), with its names of layers. It differs
+from the released code in that whole frames are restored, not overlapping tiles, and in initial weights, which here are
+He normal and count, in transposed convolutions, the taps that meet an input (Yan et al. 2020: msra).
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ class EncoderDecoder(nn.Module):
         x = self._up("S2", "U2", x, encoded.f2, train=train)
         x = self._up("S3", "U3", self._chain(x, "F12", "F13", train=train), encoded.f0, train=train)
         x = self._chain(x, "F14", train=train)
-        added = getattr(self, "F15")(x, train=train).astype(jnp.float32)
+        added = getattr(self, LAYERS[-1][0])(x, train=train).astype(jnp.float32)
         if self.config.adds_to == "logit":
             middle = jax.scipy.special.logit(jnp.clip(middle, _LOGIT_MARGIN, 1 - _LOGIT_MARGIN))
         return DBNOutputs(nn.sigmoid(middle + added), added)

@@ -5,8 +5,8 @@ before and the frame after.
 
 Stages:
   1. The deblurring branch, DBN (`models.dbn`), sees the five frames; the flow branch, FlowNetS without batch
-     normalisation (`flow_nets.flownet_simple`), sees the middle frame with the one before and, by the same weights, with
-     the one after. Both go down to their coarsest features; the flow branch refines its flows up to 1/8.
+     normalisation (`flow_nets.flownet_simple`), sees the middle frame with the one before and, by the same weights,
+     with the one after. Both go down to their coarsest features; the flow branch refines its flows up to 1/8.
   2. At 1/8 each hands over what it has there: the deblurring branch's F8 is joined to what the flow branch predicts and
      goes on from, the flow branch's joined features of both passes to F8.
   3. At 1/4 likewise, with the deblurring branch's first sum on the way up, S1.
@@ -85,7 +85,7 @@ class VDFlowConfig:
     def __post_init__(self) -> None:
         if self.flow_networks not in ("shared", "separate"):
             raise ValueError(f"flow_networks is {self.flow_networks!r}; expected shared or separate")
-        self.deblur  # checks what it shares with this
+        assert self.deblur  # which checks what it shares with this
 
     @property
     def deblur(self) -> DBNConfig:
@@ -215,7 +215,7 @@ class FlowBranch(nn.Module):
     def __call__(
         self, pairs: Features, coarse: "Coarse | None" = None, extra: dict[int, Features] | None = None
     ) -> Any:
-        plain = {"inter_convs": False, "upsampling_bias": False, "bias": False}
+        plain: dict[str, Any] = {"inter_convs": False, "upsampling_bias": False, "bias": False}
         if coarse is None:
             skips = contract(self.config, CONTRACTION + CONTRACTION_FROM_3_1, pairs)
             down_to_8 = {level: channels for level, channels in REFINEMENT.items() if level >= EIGHTH}

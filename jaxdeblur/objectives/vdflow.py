@@ -76,7 +76,8 @@ class VDFlowObjective:
         Bytes are scaled. What this branch does not read, such as a sharp frame in its flow's turn, may be missing.
         """
         del frozen
-        blurred = scaled_bytes(batch["blurred"])
+        arrays: dict[str, Any] = dict(batch)
+        blurred = scaled_bytes(arrays["blurred"])
         frames = self.past_frames + 1 + self.future_frames
         count = blurred.shape[1] - frames + 1
         windows = jnp.stack([blurred[:, i : i + count] for i in range(frames)], axis=2)
@@ -86,8 +87,8 @@ class VDFlowObjective:
         else:
             names = [f"{kind}_cur_to_{side}" for side in _SIDES for kind in ("flow", "valid")]
         for name in names:
-            if name in batch:
-                values = scaled_bytes(batch[name])
+            if name in arrays:
+                values = scaled_bytes(arrays[name])
                 prepared[name] = values.reshape(-1, *values.shape[2:])
         return prepared
 
@@ -125,13 +126,13 @@ class VDFlowObjective:
             loss = jnp.mean(summed_squared_error(outputs.restored, sharp))
             return loss, statistics, {"mean_squared_error": jnp.mean(mean_squared_error(outputs.restored, sharp))}
         current = windows[:, self.past_frames]
-        total, terms = jnp.zeros(()), {}
+        total, terms = jnp.zeros(()), dict[str, jax.Array]()
         for side, neighbour, levels in zip(_SIDES, (-1, 1), self._levels(params, statistics, windows), strict=True):
             target = prepared.get(f"flow_cur_to_{side}")
             if target is None:
                 other = windows[:, self.past_frames + neighbour]
                 error = jnp.mean(multi_scale_warping_error(levels, current, other, weights=FLOW_WEIGHTS))
-                terms["warping_error"] = terms.get("warping_error", 0.0) + error
+                terms["warping_error"] = terms.get("warping_error", jnp.zeros(())) + error
             else:
                 valid = prepared[f"valid_cur_to_{side}"]
                 error = jnp.mean(multi_scale_end_point_error(levels, target, valid, weights=FLOW_WEIGHTS))
@@ -161,7 +162,7 @@ class VDFlowObjective:
         if isinstance(model, FlowNetSimple):
             previous, current, following = (windows[:, i] for i in range(3))
             pairs = jnp.concatenate([current, current]), jnp.concatenate([previous, following])
-            both = model.apply({"params": params}, *pairs, method="levels")
+            both: Any = model.apply({"params": params}, *pairs, method="levels")
             to_prev, to_next = zip(*(jnp.split(level, 2) for level in both), strict=True)
             return to_prev, to_next
         variables = {"params": params, "batch_stats": statistics}

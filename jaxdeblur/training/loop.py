@@ -86,7 +86,7 @@ def train(
         with stop, _Line(steps, step, show=main) as line:
             while step < steps and not stop.requested():
                 batch = next(source)
-                images = math.prod(batch["sharp"].shape[:2]) if "sharp" in batch else 2 * len(next(iter(batch.values())))
+                images = math.prod(batch["sharp"].shape[:2]) if "sharp" in batch else 2 * _examples(batch)
                 state, metrics = train_step_at(step)(state, batch, frozen)
                 before, step = step, step + updates_per_batch
                 pending.append(metrics)
@@ -133,6 +133,11 @@ def train(
         return state
     finally:
         checkpoints.close()
+
+
+def _examples(batch: Batch) -> int:
+    arrays: dict[str, Any] = dict(batch)
+    return len(next(iter(arrays.values())))
 
 
 Row = tuple[int, dict[str, float]]

@@ -120,9 +120,8 @@ def make_train_step(
             transformation = optimizers[group]
             updates, optimizer[group] = transformation.update(grads[group], state.optimizer[group], state.params)
             if plateau is not None:
-                scale = plateau.scale(state.plateaus)
-                metrics["learning_rate_scale"] = scale
-                updates = jax.tree.map(lambda update: scale * update, updates)
+                metrics["learning_rate_scale"] = plateau.scale(state.plateaus)
+                updates = optax.tree.scale(metrics["learning_rate_scale"], updates)
             params = optax.apply_updates(params, updates)
         ema = state.ema
         if ema_decay is not None:

@@ -101,7 +101,7 @@ def test_batch_normalisation_comes_with_its_statistics_and_with_or_without_its_c
     for name, theirs in official.items():
         np.testing.assert_array_equal(of_layer[name], given[f"conv3_1.1.{theirs}"].astype(np.float32))
     older = {name: value for name, value in given.items() if not name.endswith("num_batches_tracked")}
-    assert len(given) == 73 and len(older) == 63
+    assert (len(given), len(older)) == (73, 63)
     jax.tree.map(np.testing.assert_array_equal, from_torch("flownets_bn", older), variables)
     with pytest.raises(ValueError, match="They are the weights of flownets_bn"):
         from_torch("flownets", given)

@@ -116,7 +116,7 @@ def test_training_moves_the_statistics_of_every_layer_and_evaluation_none():
 
     jax.tree.map(np.testing.assert_array_equal, after(False), variables["batch_stats"])
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), after(True), variables["batch_stats"])
-    assert all(jax.tree.leaves(moved)) and len(jax.tree.leaves(moved)) == 44
+    assert jax.tree.leaves(moved) == [True] * 44
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -216,7 +216,9 @@ def sgd(objective, rate=0.01):
 
 
 def train(objective, batch, optimizers, *, calls=1, ema=False, **options):
-    state = init_state(jax.random.key(0), {"params": copied(parameters(objective.model.config.units))}, optimizers, ema=ema)
+    state = init_state(
+        jax.random.key(0), {"params": copied(parameters(objective.model.config.units))}, optimizers, ema=ema
+    )
     step, states, metrics = make_train_step(objective, optimizers, **options), [], None
     for _ in range(calls):
         with jax.numpy_dtype_promotion("standard"):

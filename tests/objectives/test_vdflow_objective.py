@@ -115,9 +115,7 @@ def test_branches_alone_have_the_same_losses():
             weights=FLOW_WEIGHTS,
         )
     ) + np.mean(
-        multi_scale_warping_error(
-            levels(frames[:, 1], frames[:, 0]), frames[:, 1], frames[:, 0], weights=FLOW_WEIGHTS
-        )
+        multi_scale_warping_error(levels(frames[:, 1], frames[:, 0]), frames[:, 1], frames[:, 0], weights=FLOW_WEIGHTS)
     )
     np.testing.assert_allclose(found["flow"], expected, rtol=1e-4)
     alone, _, _ = losses(VDFlowObjective(model("dbn"), "deblur"), a_batch(), "dbn")
@@ -138,7 +136,9 @@ def run_a_turn(branch, updates=2):
         optimizers[group] = make_optimizer(
             {group: optax.constant_schedule(1e-3)}, name, adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8}, weight_decay=0.1
         )
-    steps = {group: make_train_step(VDFlowObjective(model(), group), optimizers, plateau=plateau) for group in optimizers}
+    steps = {
+        group: make_train_step(VDFlowObjective(model(), group), optimizers, plateau=plateau) for group in optimizers
+    }
     given = jax.tree.map(jnp.copy, variables())
     state = init_state(jax.random.key(1), given, optimizers, ema=False, plateaus=plateau.init(optimizers))
     for group in ("deblur", "flow"):

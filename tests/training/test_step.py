@@ -35,7 +35,9 @@ def test_every_part_of_a_batch_draws_anew(microbatches):
     step = make_train_step(Draws(), optimizers, microbatches=microbatches)
     with jax.numpy_dtype_promotion("standard"):
         state, metrics = step(
-            init_state(jax.random.key(3), {"params": {"a": jnp.ones(())}}, optimizers, ema=False), {"sharp": jnp.zeros((4, 1))}, {}
+            init_state(jax.random.key(3), {"params": {"a": jnp.ones(())}}, optimizers, ema=False),
+            {"sharp": jnp.zeros((4, 1))},
+            {},
         )
     key = jax.random.fold_in(jax.random.key(3), 0)
     keys = [key] if microbatches == 1 else jax.random.split(key, microbatches)
