@@ -134,6 +134,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.protocol = "common"
     config.evaluation.frames = 8  # of a rendered clip
     config.evaluation.clips = 8 if config.data.source == "scenes" else 0  # 0: all of a video folder, 8 scenes
+    config.evaluation.validation_videos = 1  # while training; 0: as many as clips
     config.evaluation.flow_clips = 0  # of Sintel: all held-out scenes; of rendered ones 8
 
     if data == "smoke":

@@ -12,7 +12,7 @@ data        source ("scenes", "video_folder", or "auto": the folder if it is the
 optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,
             plateau
 training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
-evaluation  protocol, clips, frames (of rendered clips), motion
+evaluation  protocol, clips, validation_videos, flow_clips, frames (of rendered clips), motion
 """
 
 import functools
@@ -152,7 +152,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 f"{data.note and ' '}TRUE FLOW OF RENDERED SCENES, NOT OF SINTEL: {data.flow_pairs.root}/training does "
                 "not exist. Put MPI-Sintel there, or give --config.data.flow_pairs.root"
             )
-    if data.get("labelled") == "scenes":
+    if data.get("labelled") in ("scenes", "none"):  # without true flow to train on, rendered scenes are scored on
         config.evaluation.flow_clips = config.evaluation.flow_clips or 8
     return config
 
@@ -539,26 +539,26 @@ def build_evaluation(
 def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[EvaluationClip]:
     """Clips with truth.
 
-    evaluation.clips limits how many; 0 takes all of a video folder's split. evaluation.frames is the length of rendered
+    `_clips` limits how many; 0 takes all of a video folder's split. evaluation.frames is the length of rendered
     ones. DVD's test videos come in the order of the papers' tables, others as they are indexed.
     """
     if config.data.source == "video_folder":
         folder = config.data.video_folder
         index = index_video_folder(folder.root, folder[f"{held_out}_split"])
-        count = config.evaluation.clips or None
+        count = _clips(config, held_out) or None
         order = DVD_TEST_VIDEOS
         clips = sorted(index, key=lambda clip: order.index(clip.name) if clip.name in order else len(order))
         return [EvaluationClip(clip.name, functools.partial(iterate_clip, clip)) for clip in clips[:count]]
     rendered: list[EvaluationClip] = []
-    for name, clip in _held_out_scenes(config, mesh, held_out=held_out, count=config.evaluation.clips):
+    for name, clip in _held_out_scenes(config, mesh, held_out=held_out, count=_clips(config, held_out)):
         pair = [np.rint(255 * clip[side]).astype(np.uint8) for side in ("blurred", "sharp")]
         rendered.append(EvaluationClip(name, functools.partial(zip, *pair, strict=True)))
     return rendered
 
 
 def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowScene]:
-    """Pairs with true flow, by scene. evaluation.flow_clips, or clips, limits the number of scenes; 0 takes all."""
-    count = config.evaluation.get("flow_clips", config.evaluation.clips)
+    """Pairs with true flow, by scene, as many as `_clips` says; 0 takes all."""
+    count = _clips(config, held_out, flow=True)
     if config.data.get("labelled", config.data.source) not in ("scenes", "none"):
         by_scene: dict[str, list[FlowPair]] = {}
         for pair in flow_pairs(config, held_out=True):
@@ -585,6 +585,20 @@ def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowSc
         ]
         scenes.append(FlowScene(name, functools.partial(iter, pairs)))
     return scenes
+
+
+def _clips(config: ConfigDict, held_out: str, *, flow: bool = False) -> int:
+    """How many clips, or scenes of pairs, to score on: evaluation.clips, or flow_clips; of videos while training
+    evaluation.validation_videos, where there is such a number. 0: all."""
+    options = config.evaluation
+    rendered = (
+        config.data.get("labelled", config.data.source) in ("scenes", "none")
+        if flow
+        else config.data.source == "scenes"
+    )
+    if held_out == "validation" and not rendered and options.get("validation_videos"):
+        return options.validation_videos
+    return options.get("flow_clips", options.clips) if flow else options.clips
 
 
 def _held_out_scenes(

@@ -1,5 +1,6 @@
 """Configurations: variants, what they resolve to, and their faults."""
 
+import dataclasses
 import importlib.util
 import logging
 from pathlib import Path
@@ -10,13 +11,19 @@ import pytest
 
 import jaxdeblur.config as parts
 from jaxdeblur.checkpoint import save_model
+from jaxdeblur.data.flow_io import write_flow
+from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.scenes import draw_symmetry, turned
 from jaxdeblur.models import MODELS, create_model, example_inputs
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.objectives.svrnn import SVRNNObjective
+from jaxdeblur.objectives.vdflow import branches
+from jaxdeblur.ops.warp import warp_backward
 from jaxdeblur.training.optimizers import make_schedule
+from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh
+from jaxdeblur.training.state import init_state
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +36,7 @@ def load(variant, file="mtu"):
 
 
 def count(model):
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"]
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
@@ -298,3 +305,179 @@ def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplo
     model = parts.build_model(without)
     params = filled(model, 1.0)
     assert parts.initial_params(without, model, params) is params
+
+
+NETWORKS = {"": ("vdflow", 58_575_003), "noalign": ("dbn", 15_305_291), "single": ("dbn", 15_305_291)}
+NETWORKS["flownets"] = ("flownets", 38_675_536)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("data", ["", "dvd", "scenes", "smoke"])
+def test_every_variant_of_vdflow_builds(data, network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load(f"{data},{network}", "vdflow")
+    assert importlib.import_module("configs.vdflow").VARIANTS.count(f"{data},{network}".rstrip(",")) == 1
+    config = parts.resolve(config)
+    model = parts.build_model(config)
+    name, parameters = NETWORKS[network]
+    assert config.model.name == name
+    turns = parts.build_turns(config, model)
+    groups = [objective.groups for objective in turns.objectives]
+    assert groups == [("deblur",), ("flow",)] if network == "" else groups == [tuple(branches(model))]
+    for objective in turns.objectives:
+        assert set(parts.build_optimizers(config, objective)) == set(objective.groups)
+    assert parts.tasks(model) == {"": ("deblur", "flow"), "flownets": ("flow",)}.get(network, ("deblur",))
+    assert parts.build_plateau(config) == Plateau()
+    if data == "":
+        assert (config.data.source, config.data.labelled) == ("scenes", "scenes")
+        assert "NOT ON THE PAPER'S DATA" in config.data.note
+        assert "NOT OF SINTEL" in config.data.note
+    if data != "smoke":
+        assert count(model) == parameters
+        assert turns.updates == 12_000
+        window = {"": (2, 2), "noalign": (2, 2), "single": (0, 0), "flownets": (1, 1)}[network]
+        assert (turns.objectives[0].past_frames, turns.objectives[0].future_frames) == window
+
+
+def blank_variables(model):
+    """Zeros in place of what a minute's compilation would draw."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
+    return jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def small_vdflow(**fields):
+    config = load("smoke", "vdflow")
+    config.unlock()
+    config.model.width = 1 / 32
+    config.data.batch_size = 2
+    config.data.scenes.distinct_clips = 8
+    config.data.scenes.turned = False
+    config.objective.turn_updates = 3
+    for field, value in fields.items():
+        config.update_from_flattened_dict({field.replace("__", "."): value})
+    return parts.resolve(config)
+
+
+@pytest.mark.slow
+def test_turns_take_their_batches_in_order_from_wherever_they_begin():
+    config, mesh = small_vdflow(), make_mesh(jax.devices()[:1])
+    turns = parts.build_turns(config, parts.build_model(config))
+    batches = parts.training_batches(config, turns, mesh)
+    drawn = batches(0)
+    first = [next(drawn) for _ in range(10)]
+    kinds = ["flow" if "flow_cur_to_next" in batch else "clip" for batch in first]
+    # Turns of three: deblur, flow, deblur, flow; in the flow branch's every other batch, counted over its turns.
+    assert kinds == ["clip"] * 3 + ["flow", "clip", "flow"] + ["clip"] * 3 + ["clip"]
+    assert all(set(batch) == {"blurred", "sharp"} for batch, kind in zip(first, kinds, strict=True) if kind == "clip")
+    for begin in (4, 5, 8):
+        again = batches(begin)
+        for number in range(begin, 10):
+            jax.tree.map(np.testing.assert_array_equal, dict(next(again)), dict(first[number]))
+    without = small_vdflow(data__labelled="none")
+    unlabelled = parts.training_batches(without, turns, mesh)(3)
+    assert all(set(next(unlabelled)) == {"blurred", "sharp"} for _ in range(3))
+    with pytest.raises(ValueError, match="flow_folders serves evaluation only"):
+        parts.training_batches(small_vdflow(data__labelled="flow_folders"), turns, mesh)
+
+
+def write_sintel(root):
+    """Two scenes of six frames that move by whole pixels, (3, -2) a frame."""
+    texture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    for scene in ("alley_1", "cave_2"):
+        for number in range(1, 7):
+            name = f"{scene}/frame_{number:04d}"
+            frame = texture[20 + 2 * number :][:100, 40 - 3 * number :][:, :140]
+            (root / "training" / "final" / scene).mkdir(parents=True, exist_ok=True)
+            write_image(root / "training" / "final" / f"{name}.png", ImageFile(frame))
+            if number < 6:
+                (root / "training" / "flow" / scene).mkdir(parents=True, exist_ok=True)
+                write_flow(root / "training" / "flow" / f"{name}.flo", np.full((100, 140, 2), (3, -2), np.float32))
+
+
+def test_sintel_gives_five_frames_with_the_true_flow_to_the_next(tmp_path, monkeypatch):
+    write_sintel(tmp_path / "sintel")
+    config = small_vdflow(
+        data__labelled="sintel",
+        data__flow_pairs__root=str(tmp_path / "sintel"),
+        data__flow_pairs__held_out_scenes=("cave_2",),
+        data__flow_pairs__lowest_scale=1.0,
+    )
+    turns = parts.build_turns(config, parts.build_model(config))
+    for held_out in (False, True):
+        batches = parts.training_batches(config, turns, make_mesh(jax.devices()[:1]), held_out=held_out)(3)
+        batch = next(batches)
+        assert {name: x.shape for name, x in batch.items()} == {
+            "blurred": (2, 5, 64, 64, 3),
+            "flow_cur_to_next": (2, 1, 64, 64, 2),
+            "valid_cur_to_next": (2, 1, 64, 64),
+        }
+        frames = np.asarray(batch["blurred"], np.float32)
+        # Turned or not, the flow brings every frame where the one before is: the scene moves evenly.
+        for t in range(4):
+            warped, inside = warp_backward(frames[:, t + 1], batch["flow_cur_to_next"][:, 0], border="zeros")
+            np.testing.assert_array_equal(np.asarray(warped)[inside], frames[:, t][inside])
+    # Held-out scenes are for scoring, all of them but while training; there are no more than five pairs a scene.
+    model = parts.build_model(config)
+    evaluation = parts.build_evaluation(config, model, make_mesh(jax.devices()[:1]), held_out="test", task="flow")
+    assert [scene.name for scene in evaluation.scenes] == ["cave_2"]
+    (truths,) = (list(scene.pairs()) for scene in evaluation.scenes)
+    assert len(truths) == 5
+    np.testing.assert_array_equal(truths[0].window[[0, 1]], truths[0].window[[2, 2]])
+    assert all(np.array_equal(truth.window[3], truth.image_0) for truth in truths)
+
+    # Where Sintel is, it is taken.
+    config = load("", "vdflow")
+    config.data.flow_pairs.root = str(tmp_path / "sintel")
+    monkeypatch.chdir(tmp_path)
+    assert parts.resolve(config).data.labelled == "sintel"
+
+
+@pytest.mark.slow
+def test_the_held_out_loss_is_of_the_branch_whose_turn_it_was_and_always_the_same():
+    config, mesh = small_vdflow(), make_mesh(jax.devices()[:1])
+    model = parts.build_model(config)
+    turns = parts.build_turns(config, model)
+    loss_of = parts.held_out_loss(config, turns, mesh)
+    state = init_state(jax.random.key(0), blank_variables(model), {}, ema=False)
+
+    def after(step):
+        return loss_of(dataclasses.replace(state, step=jax.numpy.int32(step)))
+
+    losses = {step: after(step) for step in (3, 4, 6, 7)}
+    assert losses[3] == losses[7] > 0
+    assert losses[4] == losses[6] > 0
+    assert losses[3] != losses[4]
+    # Of the held-out scenes: by hand, the first turn's first batches.
+    batches = parts.training_batches(config, turns, mesh, held_out=True)(0)
+    each = [turns.objectives[0].held_out_loss(state.params, state.statistics, next(batches)) for _ in range(3)]
+    np.testing.assert_allclose(losses[3], np.mean(each), rtol=1e-5)
+
+
+def test_vdflows_flow_branches_start_as_flownets(tmp_path):
+    flownets = create_model("flownets", width=1 / 32)
+    variables = jax.tree.map(lambda x: x + 0.5, blank_variables(flownets))
+    save_model(tmp_path / "flow", name="flownets", options={"width": 1 / 32}, variables=variables)
+    for options in ({}, {"model__flow_networks": "separate"}):
+        config = small_vdflow(
+            initial__flow_workdir="nowhere", initial__flow_checkpoint=str(tmp_path / "flow"), **options
+        )
+        model = parts.build_model(config)
+        params = blank_variables(model)["params"]
+        started = parts.initial_params(config, model, params)
+        branches_started = [name for name in started if name.startswith("flow_net")]
+        assert len(branches_started) == (2 if options else 1)
+        for name in branches_started:
+            for layer, values in variables["params"].items():
+                for leaf, value in values.items():
+                    found = started[name][layer][leaf]
+                    assert found.shape == params[name][layer][leaf].shape
+                    if found.ndim == 4:
+                        seen = value.shape[-2]
+                        np.testing.assert_array_equal(found[:, :, seen:], 0)
+                        found = found[:, :, :seen]
+                    np.testing.assert_array_equal(found, value)
+        jax.tree.map(np.testing.assert_array_equal, started["deblur"], params["deblur"])
+    other = small_vdflow(model__width=1 / 16, initial__flow_checkpoint=str(tmp_path / "flow"))
+    model = parts.build_model(other)
+    with pytest.raises(ValueError, match="flow does not fit"):
+        parts.initial_params(other, model, blank_variables(model)["params"])
