@@ -48,17 +48,21 @@ def main(argv: list[str]) -> None:
     precision = config.model.get("compute_dtype", "float32")
     model, variables = load_model(checkpoint, compute_dtype=precision)
     # Beside a checkpoint, not in it: what lies inside a run's checkpoints is theirs to delete.
-    out = Path(_OUT.value or (f"{checkpoint}_evaluation" if _CHECKPOINT.value else Path(source) / "evaluation"))
+    tasks = parts.tasks(model)
+    task = _TASK.value or tasks[0]
+    folder = "evaluation" if task == tasks[0] else f"evaluation_{task}"
+    out = Path(_OUT.value or (f"{checkpoint}_{folder}" if _CHECKPOINT.value else Path(source) / folder))
 
     console = Console(highlight=False)
     trained_on = saved.get("data", {}).get("source", "unknown data")
-    console.print(f"{checkpoint}: trained on {trained_on}, scored on {config.data.source}")
+    scored_on = parts.scored_on(config, task)
+    console.print(f"{checkpoint}: trained on {trained_on}, {task} scored on {scored_on}")
     about = {
         "checkpoint": str(checkpoint),
         "model": {**saved["model"], "compute_dtype": precision},
-        "data": config.data.source,
+        "task": task,
+        "data": scored_on,
     }
-    task = _TASK.value or parts.tasks(model)[0]
     evaluation = parts.build_evaluation(config, model, make_mesh(jax.local_devices()[:1]), held_out="test", task=task)
     evaluation.report(variables, out, about, console)
 

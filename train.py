@@ -96,14 +96,15 @@ def main(argv: list[str]) -> None:
         each = [evaluation.validate(variables) for evaluation in evaluations]
         metrics = {name: value for scores, _ in each for name, value in scores.items()}
         if held_out_loss is not None:
-            metrics["held_out_loss"] = held_out_loss(state)
+            (group,) = turns.at(int(state.step) - 1).groups
+            metrics[f"held_out_loss_{group}"] = held_out_loss(state)
         return metrics, stack([picture for _, picture in each])
 
     def after_validation(state: TrainState, metrics: dict[str, float]) -> TrainState:
         if plateau is None:
             return state
         (group,) = turns.at(int(state.step) - 1).groups
-        plateaus = plateau.check(jax.device_get(state.plateaus), group, metrics["held_out_loss"])
+        plateaus = plateau.check(jax.device_get(state.plateaus), group, metrics[f"held_out_loss_{group}"])
         return dataclasses.replace(state, plateaus=replicate(plateaus, mesh))
 
     loop.train(

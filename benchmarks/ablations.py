@@ -66,7 +66,7 @@ EXPERIMENTS = {
             "DBN+SINGLE": Variant("configs/vdflow.py:smoke,single"),
             "DBN+NOALIGN": Variant("configs/vdflow.py:smoke,noalign"),
             "VDFlow": Variant("configs/vdflow.py:smoke", tasks=("deblur", "flow")),
-            "FlowNetS": Variant("configs/vdflow.py:smoke,flownets", ("--config.training.steps=1000",), ("flow",)),
+            "FlowNetS": Variant("configs/vdflow.py:smoke,flownets", tasks=("flow",)),
         },
     ),
 }
@@ -82,18 +82,26 @@ def main() -> None:
     experiment = EXPERIMENTS[arguments.experiment]
     out = (arguments.out or ROOT / "runs" / f"ablations_{arguments.experiment}").absolute()
     flow = out / "flow"
+    steps = arguments.steps
+    if arguments.experiment == "vdflow":
+        steps = steps or 3000
     run("train.py", "--config=configs/pwcnet.py:smoke", f"--workdir={flow}", *experiment.flow_network)
 
     scores: dict[str, dict[str, Any]] = {"deblur": {}, "flow": {}}
     for name, variant in experiment.variants.items():
         folder = out / name.replace(" ", "_")
-        common = (
+        common = [
             f"--config={variant.config}",
             f"--workdir={folder}",
             f"--config.initial.flow_workdir={flow}",
             *variant.options,
-            *(() if arguments.steps is None else (f"--config.training.steps={arguments.steps}",)),
-        )
+        ]
+        if arguments.experiment == "vdflow":  # a third of VDFlow's updates is its flow branch's
+            turn = steps // 3
+            common.append(f"--config.objective.turn_updates={turn}")
+            common.append(f"--config.training.steps={turn if name == 'FlowNetS' else 3 * turn}")
+        elif steps is not None:
+            common.append(f"--config.training.steps={steps}")
         run("train.py", *common)
         for task in variant.tasks:
             limits = [f"--config.evaluation.clips={arguments.clips}"]

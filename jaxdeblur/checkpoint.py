@@ -170,7 +170,8 @@ def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
 
     Args:
         path: a checkpoint, or a training run's workdir, of which the best checkpoint is taken (the newest where none
-            has been validated). The moving average of the parameters is preferred to the parameters.
+            has been validated, or branches are trained in turns). The moving average of the parameters is preferred to
+            the parameters.
         options: fields of the model's configuration to change, such as compute_dtype.
     Raises:
         ValueError: no checkpoint there, or its parameters do not fit the model it names.
@@ -217,6 +218,9 @@ def find_checkpoint(path: str | Path) -> Path:
             f"{path} holds no checkpoint (no params/ and config/, no {FOLDER}/<step>/); give a checkpoint or the "
             "workdir of a training run"
         )
+    if "turn_updates" in load_config(folder / str(steps[-1])).get("objective", {}):
+        # Branches that are trained in turns are best at different times; a network is both as they are in the end.
+        return folder / str(steps[-1])
     scored = {step: value for step in steps if (value := _validation_metric(folder / str(step))) is not None}
     return folder / str(max(scored, key=lambda step: scored[step]) if scored else steps[-1])
 

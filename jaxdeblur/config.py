@@ -166,6 +166,12 @@ def build_turns(config: ConfigDict, model: Any) -> Turns:
     if "turn_updates" in config.objective:
         options = config.objective.to_dict()
         updates = options.pop("turn_updates")
+        if config.optimizer.schedule != "constant" or config.optimizer.warmup_steps:
+            raise ValueError(
+                f"optimizer.schedule is {config.optimizer.schedule!r}, warmup_steps {config.optimizer.warmup_steps}: "
+                "each branch would count its own turns' updates alone. Set them to 'constant' and 0; "
+                "optimizer.plateau lowers the learning rate"
+            )
         return Turns(tuple(VDFlowObjective(model, branch, **options) for branch in branches(model)), updates)
     objective = build_objective(config, model)
     return Turns((objective,), objective.updates_per_batch)
@@ -347,18 +353,20 @@ def _batches_in_turns(
     of_clips = _scene_batches if config.data.source == "scenes" else _video_folder_batches
     clips = of_clips(config, objective, mesh, held_out=held_out)
     labelled: Callable[[int], Iterator[Batch]] | None = None
-    if config.data.labelled == "scenes":
+    flow_turns = [objective for objective in turns.objectives if "flow" in objective.groups]
+    if not flow_turns or config.data.labelled == "none":
+        pass
+    elif config.data.labelled == "scenes":
         same = config.data.source == "scenes"
         labelled = clips if same else _scene_batches(config, objective, mesh, held_out=held_out)
     elif config.data.labelled == "sintel":
-        labelled = _window_batches(config, mesh, held_out=held_out)
-    elif config.data.labelled != "none":
+        labelled = _window_batches(config, objective, mesh, held_out=held_out)
+    else:
         raise ValueError(f"data.labelled={config.data.labelled} serves evaluation only; train on scenes or sintel")
-    flow_turns = [objective for objective in turns.objectives if "flow" in objective.groups]
 
     def with_true_flow(number: int) -> int:
         """How many of the first so many batches."""
-        if labelled is None or not flow_turns:
+        if labelled is None:
             return 0
         return -(-turns.made(number, flow_turns[0]) // 2)
 
@@ -426,8 +434,11 @@ def _pair_batches(config: ConfigDict, mesh: Mesh, *, held_out: bool) -> Callable
     return pair_batches
 
 
-def _window_batches(config: ConfigDict, mesh: Mesh, *, held_out: bool) -> Callable[[int], Iterator[Batch]]:
+def _window_batches(
+    config: ConfigDict, objective: Objective, mesh: Mesh, *, held_out: bool
+) -> Callable[[int], Iterator[Batch]]:
     """Windows of videos with the true flow from the middle frame to the next, as clips of one frame."""
+    seen = slice(WINDOW_AROUND - objective.past_frames, WINDOW_AROUND + 1 + objective.future_frames)
     pairs, options = flow_pairs(config, held_out=held_out), config.data.flow_pairs
     pairs = [pair for pair in pairs if pair.has_whole_window]
 
@@ -446,7 +457,7 @@ def _window_batches(config: ConfigDict, mesh: Mesh, *, held_out: bool) -> Callab
         )
         for batch in batches:
             clip = {
-                "blurred": batch["window"],
+                "blurred": batch["window"][:, seen],
                 "flow_cur_to_next": batch["flow_1to0"][:, None],
                 "valid_cur_to_next": batch["valid_1to0"][:, None],
             }
@@ -518,6 +529,15 @@ def tasks(model: Any) -> tuple[str, ...]:
     return ("deblur", "flow") if hasattr(model, "flows") else ("deblur",)
 
 
+def scored_on(config: ConfigDict, task: str) -> str:
+    """The data of a task, in words."""
+    source = config.data.source
+    if task == "flow":
+        source = config.data.get("labelled", source)
+        source = "scenes" if source == "none" else source
+    return f"sintel, {config.data.flow_pairs.render_pass}" if source == "sintel" else source
+
+
 def build_evaluation(
     config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str, task: str
 ) -> DeblurringEvaluation | FlowEvaluation:
@@ -539,8 +559,9 @@ def build_evaluation(
 def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[EvaluationClip]:
     """Clips with truth.
 
-    `_clips` limits how many; 0 takes all of a video folder's split. evaluation.frames is the length of rendered
-    ones. DVD's test videos come in the order of the papers' tables, others as they are indexed.
+    evaluation.clips limits how many (evaluation.validation_videos of a video folder while training); 0 takes all of a
+    video folder's split. evaluation.frames is the length of rendered ones. DVD's test videos come in the order of the
+    papers' tables, others as they are indexed.
     """
     if config.data.source == "video_folder":
         folder = config.data.video_folder
@@ -557,7 +578,8 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
 
 
 def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowScene]:
-    """Pairs with true flow, by scene, as many as `_clips` says; 0 takes all."""
+    """Pairs with true flow, by scene. evaluation.flow_clips, or clips, limits the number of scenes
+    (evaluation.validation_videos that of Sintel's while training); 0 takes all."""
     count = _clips(config, held_out, flow=True)
     if config.data.get("labelled", config.data.source) not in ("scenes", "none"):
         by_scene: dict[str, list[FlowPair]] = {}
@@ -662,7 +684,9 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
     """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
-    ignored = ("commit", "evaluation.", "initial.", *(f"training.{field}" for field in _FREE_TRAINING_FIELDS))
+    # Where the learning rate falls on a plateau, validations are when that is checked.
+    free = [field for field in _FREE_TRAINING_FIELDS if field != "evaluate_every" or "plateau" not in config.optimizer]
+    ignored = ("commit", "evaluation.", "initial.", *(f"training.{field}" for field in free))
     old, new = (
         {name: value for name, value in _flat(tree).items() if not name.startswith(ignored)}
         for tree in (saved, to_json(config))

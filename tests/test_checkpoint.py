@@ -105,6 +105,16 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path, variables):
     assert_same(loaded["params"], items(variables, 2)["params"])
 
 
+def test_of_a_run_in_turns_a_workdir_means_its_newest_checkpoint(tmp_path, variables):
+    checkpoints = Checkpoints(tmp_path)
+    for step, psnr in ((1, 30.0), (2, 20.0)):
+        in_turns = {**config(), "objective": {"turn_updates": 1}}
+        checkpoints.save(step, items(variables, step), in_turns, {"psnr_db": psnr})
+        checkpoints.wait()
+    checkpoints.close()
+    assert find_checkpoint(tmp_path).name == "2"
+
+
 def test_without_validation_a_workdir_means_its_newest_checkpoint(tmp_path, variables):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):

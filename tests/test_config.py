@@ -329,9 +329,10 @@ def test_every_variant_of_vdflow_builds(data, network, tmp_path, monkeypatch):
     assert parts.tasks(model) == {"": ("deblur", "flow"), "flownets": ("flow",)}.get(network, ("deblur",))
     assert parts.build_plateau(config) == Plateau()
     if data == "":
-        assert (config.data.source, config.data.labelled) == ("scenes", "scenes")
+        labelled = "none" if name == "dbn" else "scenes"
+        assert (config.data.source, config.data.labelled) == ("scenes", labelled)
         assert "NOT ON THE PAPER'S DATA" in config.data.note
-        assert "NOT OF SINTEL" in config.data.note
+        assert ("NOT OF SINTEL" in config.data.note) == (labelled == "scenes")
     if data != "smoke":
         assert count(model) == parameters
         assert turns.updates == 12_000
@@ -416,6 +417,16 @@ def test_sintel_gives_five_frames_with_the_true_flow_to_the_next(tmp_path, monke
         for t in range(4):
             warped, inside = warp_backward(frames[:, t + 1], batch["flow_cur_to_next"][:, 0], border="zeros")
             np.testing.assert_array_equal(np.asarray(warped)[inside], frames[:, t][inside])
+    # FlowNetS alone sees three of the five frames; its loss takes them, the way back by warping.
+    alone = load("smoke,flownets", "vdflow")
+    alone.unlock()
+    alone.model.width, alone.data = 1 / 32, config.data
+    turns = parts.build_turns(alone, parts.build_model(alone))
+    batch = next(parts.training_batches(alone, turns, make_mesh(jax.devices()[:1]))(0))
+    assert batch["blurred"].shape == (2, 3, 64, 64, 3)
+    (objective,) = turns.objectives
+    loss = jax.jit(objective.held_out_loss)(blank_variables(objective.model)["params"], {}, batch)
+    assert np.isfinite(loss)
     # Held-out scenes are for scoring, all of them but while training; there are no more than five pairs a scene.
     model = parts.build_model(config)
     evaluation = parts.build_evaluation(config, model, make_mesh(jax.devices()[:1]), held_out="test", task="flow")
@@ -481,3 +492,16 @@ def test_vdflows_flow_branches_start_as_flownets(tmp_path):
     model = parts.build_model(other)
     with pytest.raises(ValueError, match="flow does not fit"):
         parts.initial_params(other, model, blank_variables(model)["params"])
+
+
+def test_a_run_in_turns_keeps_when_it_is_validated_and_has_a_constant_schedule():
+    config = small_vdflow()
+    saved = parts.to_json(config)
+    config.training.log_every = 7
+    parts.check_same_run(saved, config)
+    config.training.evaluate_every = 100
+    with pytest.raises(ValueError, match=r"training\.evaluate_every: 250 -> 100"):
+        parts.check_same_run(saved, config)
+    config.optimizer.schedule = "cosine"
+    with pytest.raises(ValueError, match="each branch would count its own turns"):
+        parts.build_turns(config, parts.build_model(config))

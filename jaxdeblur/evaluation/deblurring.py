@@ -42,7 +42,9 @@ class DeblurringEvaluation:
         scores = (score for clip in self.clips for score in score_clip(clip, run, self.protocol))
         mean = clip_scores(scores, self.protocol)[-1]
         metrics = {"psnr_db": mean.psnr_restored_db, "psnr_gain_db": mean.gain_db, "ssim": mean.ssim_restored}
-        strips = [strip(frames_of(clip, run, self.picture_frame)) for clip in self.clips[:_CLIPS_IN_PICTURE]]
+        strips = [
+            strip(frames_of(clip, run, self.protocol, self.picture_frame)) for clip in self.clips[:_CLIPS_IN_PICTURE]
+        ]
         return metrics, stack(strips)
 
     def report(self, variables: Variables, out: Path, about: dict[str, Any], console: Console) -> None:
@@ -66,7 +68,7 @@ class DeblurringEvaluation:
         ranked = sorted(scores, key=lambda score: score.gain_db)
         by_name = {clip.name: clip for clip in self.clips}
         for word, score in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
-            write_picture(out / f"{word}.png", strip(frames_of(by_name[score.clip], run, score.frame)))
+            write_picture(out / f"{word}.png", strip(frames_of(by_name[score.clip], run, self.protocol, score.frame)))
             console.print(f"{word}: {score.clip} frame {score.frame}, {score.gain_db:+.2f} dB: {out / f'{word}.png'}")
         console.print(table(rows, title=f"{about['model']['name']}, protocol {self.protocol.name}"))
         console.print(f"{out / 'scores.json'}, {out / 'scores.csv'}")

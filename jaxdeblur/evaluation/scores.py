@@ -97,11 +97,19 @@ def _framed(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
 
 
 def frames_of(
-    clip: EvaluationClip, restore: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]], number: int
+    clip: EvaluationClip,
+    restore: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]],
+    protocol: Protocol,
+    number: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blurred, restored and sharp frame of a number (the last, if the clip is shorter), uint8, for a picture."""
-    restored_frames = restore(blurred for blurred, _ in clip.frames())
-    for ((blurred, sharp), restored), _ in zip(zip(clip.frames(), restored_frames, strict=True), range(number + 1)):
+    """Blurred, restored and sharp frame of a number (the last, if the clip is shorter), uint8, for a picture, as the
+    protocol scores them."""
+
+    def frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (tuple(_framed(image, protocol) for image in pair) for pair in clip.frames())  # type: ignore[misc]
+
+    restored_frames = restore(blurred for blurred, _ in frames())
+    for ((blurred, sharp), restored), _ in zip(zip(frames(), restored_frames, strict=True), range(number + 1)):
         last = blurred, np.asarray(restored), sharp
     return last
 

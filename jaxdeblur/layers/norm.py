@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from jaxdeblur.types import Features
+from jaxdeblur.types import Array, Features
 
 
 class BatchNorm(nn.Module):
@@ -54,6 +54,6 @@ class BatchNorm(nn.Module):
         return ((x - _last(mean, x)) * _last(factor, x) + _last(bias, x)).astype(dtype)
 
 
-def _last(values: jax.Array, x: Features) -> jax.Array:
+def _last(values: Array, x: Features) -> Array:
     """A value a channel, (C,), shaped so that it meets x's last axis."""
     return values.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -22,10 +22,9 @@ be kept for the next window but by splitting first layers into a share of each f
 of the work.
 
 Paper: Yan, Wu, Xu, Zhang, Ren, "VDFlow: Joint Learning for Optical Flow and Video Deblurring", CVPR workshops 2020. No
-code was published and the figure of the network is all there is on where exactly features are joined: what is joined
-(F8, S1 and the flow branch's concatenations), that frames of a pair are (middle, neighbour) in both directions, shared
-weights, DBN's normalisation and sigmoid are this toolkit's reading. It is fully convolutional where the paper says so
-and stops no gradient between branches.
+code was published, and the text says at which scales features are exchanged but not which: what is joined (F8, S1 and
+the flow branch's concatenations), that frames of a pair are (middle, neighbour) in both directions, shared weights,
+DBN's normalisation and sigmoid, and that no gradient is stopped between branches are this toolkit's reading.
 """
 
 import dataclasses
@@ -154,12 +153,12 @@ class VDFlow(nn.Module):
         quarter = self.deblur.to_quarter(encoded, seen_at_8 if cfg.deblur_reads_flow_at_8 else (), train=train)
         fine = []
         for (network, pairs), pass_ in zip(passes, coarse, strict=True):
-            repeats = len(pairs) // len(window)  # both directions side by side in the batch, where weights are shared
+            repeats = len(pairs) // len(window)  # both directions, where weights are shared
             extra = {}
             if cfg.flow_reads_deblur_at_8:
-                extra[EIGHTH] = jnp.concatenate([encoded.f8] * repeats)
+                extra[EIGHTH] = jnp.repeat(encoded.f8, repeats, axis=0)
             if cfg.flow_reads_deblur_at_4:
-                extra[QUARTER] = jnp.concatenate([quarter] * repeats)
+                extra[QUARTER] = jnp.repeat(quarter, repeats, axis=0)
             fine.append(network(pairs, pass_, extra))
         seen_at_4 = self._of_both([pass_.joined[QUARTER] for pass_ in fine])
         restored = self.deblur.to_image(
@@ -194,15 +193,27 @@ class VDFlow(nn.Module):
         }
 
     def _by_pass(self, pairs: list[Features]) -> list[tuple["FlowBranch", Features]]:
-        """Networks and what each sees: both directions in one batch, or one direction each."""
+        """Networks and what each sees: both directions in one batch, or one direction each. The two of an example lie
+        side by side, so that a batch split over devices stays where it is."""
         if self.config.flow_networks == "shared":
-            return [(self.flow_net, jnp.concatenate(pairs))]
+            return [(self.flow_net, both_ways(*pairs))]
         return list(zip((self.flow_net_prev, self.flow_net_next), pairs, strict=True))
 
     def _of_both(self, by_pass: list[Any]) -> tuple[Any, Any]:
         """(to the previous frame, to the next), of what `_by_pass`'s networks made."""
-        both = jnp.split(by_pass[0], 2) if self.config.flow_networks == "shared" else by_pass
+        both = each_way(by_pass[0]) if self.config.flow_networks == "shared" else by_pass
         return both[0], both[1]
+
+
+def both_ways(to_prev: Features, to_next: Features) -> Features:
+    """Two batches (B, ...) as one, (2 B, ...), an example's two next to each other."""
+    return jnp.stack([to_prev, to_next], axis=1).reshape(-1, *to_prev.shape[1:])
+
+
+def each_way(both: Features) -> tuple[Features, Features]:
+    """The inverse of both_ways."""
+    pairs = both.reshape(-1, 2, *both.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 class FlowBranch(nn.Module):

@@ -16,7 +16,7 @@ from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
 from jaxdeblur.losses.flow import mean_end_point_error, multi_scale_end_point_error, multi_scale_warping_error
 from jaxdeblur.losses.pixel import mean_squared_error, summed_squared_error
 from jaxdeblur.models.dbn import DBN
-from jaxdeblur.models.vdflow import VDFlow
+from jaxdeblur.models.vdflow import VDFlow, both_ways, each_way
 from jaxdeblur.objectives import scaled_bytes
 from jaxdeblur.types import Array, Batch, PyTree
 
@@ -161,9 +161,9 @@ class VDFlowObjective:
         model: Any = self.model
         if isinstance(model, FlowNetSimple):
             previous, current, following = (windows[:, i] for i in range(3))
-            pairs = jnp.concatenate([current, current]), jnp.concatenate([previous, following])
+            pairs = both_ways(current, current), both_ways(previous, following)
             both: Any = model.apply({"params": params}, *pairs, method="levels")
-            to_prev, to_next = zip(*(jnp.split(level, 2) for level in both), strict=True)
+            to_prev, to_next = zip(*(each_way(level) for level in both), strict=True)
             return to_prev, to_next
         variables = {"params": params, "batch_stats": statistics}
         outputs = model.apply(variables, windows, method="restore_window")

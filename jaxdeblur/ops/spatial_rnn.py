@@ -51,7 +51,8 @@ def four_direction_recurrence(features: Features, weights: Features, *, form: Fo
             "kernel": for NVIDIA GPUs, in Pallas: a lane walks its line from both ends at once.
     Returns:
         h, (B, H, W, 4 C), the directions as in `weights`, in the features' dtype; the state is float32 in any case.
-        There is no forward-mode derivative.
+        There is no forward-mode derivative. Under jit a batch that is split over devices stays split; jax.shard_map
+        has to be given check_vma=False.
     Raises:
         ValueError: shapes that do not fit, numbers that are not floating, an unknown form, or with "kernel" arrays
             beyond its reach.

@@ -81,12 +81,13 @@ def train(
         main = jax.process_index() == 0
         records = Records(workdir, step) if main else None
         pending: list[dict[str, jax.Array]] = []
+        images = 0
         saved = step if restored is not None else -1
         source = batches(step // updates_per_batch)
         with stop, _Line(steps, step, show=main) as line:
             while step < steps and not stop.requested():
                 batch = next(source)
-                images = math.prod(batch["sharp"].shape[:2]) if "sharp" in batch else 2 * _examples(batch)
+                images += _images(batch)
                 state, metrics = train_step_at(step)(state, batch, frozen)
                 before, step = step, step + updates_per_batch
                 pending.append(metrics)
@@ -96,8 +97,8 @@ def train(
                 ]
                 if any(due):
                     rows = _finite_rows(pending, step, updates_per_batch)
-                    rate = line.advance(step, images * len(pending), rows[-1][1])
-                    pending = []
+                    rate = line.advance(step, images, rows[-1][1])
+                    pending, images = [], 0
                     if records is not None:
                         records.write("losses", rows)
                         line.say(*rows[-1], rate)
@@ -135,9 +136,11 @@ def train(
         checkpoints.close()
 
 
-def _examples(batch: Batch) -> int:
-    arrays: dict[str, Any] = dict(batch)
-    return len(next(iter(arrays.values())))
+def _images(batch: Batch) -> int:
+    """How many frames a batch has losses of; a pair of images is two."""
+    if "sharp" in batch:
+        return math.prod(batch["sharp"].shape[:2])
+    return 2 * len(batch["image_1"]) if "image_1" in batch else len(batch["blurred"])
 
 
 Row = tuple[int, dict[str, float]]

@@ -41,7 +41,9 @@ class Plateau:
     def check(self, plateaus: Mapping[str, PyTree], group: str, loss: float) -> dict[str, PyTree]:
         """Plateaus after a check of a group's loss on held-out data."""
         if not math.isfinite(loss):
-            raise ValueError(f"the held-out loss of {group} is {loss}")
+            raise ValueError(
+                f"the held-out loss of {group} is {loss}: lower the learning rate, clip gradients, or train in float32"
+            )
         return {**plateaus, group: _after(self, plateaus[group], jnp.float32(loss))}
 
     def scale(self, plateaus: Mapping[str, PyTree]) -> jax.Array:

@@ -89,6 +89,9 @@ def test_portrait_frames_are_laid_down_before_they_are_restored(height, width):
     one = EvaluationClip("one", lambda: iter([(blurred, sharp)]))
     list(score_clip(one, restore, dataclasses.replace(protocol(laid_down=True), score=score)))
     expected = [image.swapaxes(0, 1) if height > width else image for image in (blurred, sharp)]
+    restored = frames_of(one, lambda frames: frames, protocol(laid_down=True), 0)
+    np.testing.assert_array_equal(restored[0], expected[0])
+    np.testing.assert_array_equal(restored[2], expected[1])
     # What is restored; then the blurred frame and the restored one, each with the sharp one.
     for image, number in zip(seen, (0, 0, 1, 0, 1), strict=True):
         np.testing.assert_array_equal(np.rint(255 * image), expected[number])
@@ -147,8 +150,8 @@ def test_frames_for_a_picture():
     def restore(frames):
         return (frame + 1 for frame in frames)
 
-    blurred, restored, sharp = frames_of(clip("a", [20, 30, 40]), restore, 1)
+    blurred, restored, sharp = frames_of(clip("a", [20, 30, 40]), restore, protocol(), 1)
     assert [int(image[0, 0, 0]) for image in (blurred, restored, sharp)] == [30, 31, 10]
     assert all(image.dtype == np.uint8 for image in (blurred, restored, sharp))
     # A clip shorter than that shows its last.
-    assert [int(image[0, 0, 0]) for image in frames_of(clip("a", [20, 30, 40]), restore, 7)] == [40, 41, 10]
+    assert [int(image[0, 0, 0]) for image in frames_of(clip("a", [20, 30, 40]), restore, protocol(), 7)] == [40, 41, 10]

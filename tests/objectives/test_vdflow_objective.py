@@ -172,8 +172,6 @@ def test_in_a_turn_the_other_branch_stands_still_bit_for_bit(branch):
 
 
 def test_a_plateau_scales_what_an_update_moves():
-    before, full, _ = run_a_turn("deblur", updates=1)
-    assert float(full.step) == float(before.step) + 1
     objective = VDFlowObjective(model(), "deblur")
     plateau = Plateau(patience=1)
     optimizers = {"deblur": optax.sgd(1.0), "flow": optax.sgd(1.0)}
