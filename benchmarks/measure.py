@@ -106,3 +106,10 @@ def machine() -> str:
     """The device the figures are from."""
     device = jax.devices()[0]
     return f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}"
+
+
+def held_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program holds at once: arguments, results, and what lies between."""
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes

@@ -63,9 +63,7 @@ def main() -> None:
             compiled, compiled_both = one.lower(f, w).compile(), both.lower(f, w, g).compile()
             forward_ms = measure.median_ms(functools.partial(compiled, f, w), runs=arguments.runs)
             both_ms = measure.median_ms(functools.partial(compiled_both, f, w, g), runs=arguments.runs)
-            memory = compiled_both.memory_analysis()
-            assert memory is not None
-            held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+            held = measure.held_bytes(compiled_both)
             moved = [over_floor(c.as_text() or "", units * unit) for c, units in
                      ((compiled, FORWARD_UNITS), (compiled_both, FORWARD_UNITS + BACKWARD_UNITS))]  # fmt: skip
             name = "form=None" if form is None else form

@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from jaxdeblur.interop import cdvd_tsp, dbn, flownet2, flownet_simple, lite_flow_net, multi_task_unit, pwc_net, svrnn
+from jaxdeblur.interop import (
+    cdvd_tsp,
+    dbn,
+    deblurgan,
+    flownet2,
+    flownet_simple,
+    lite_flow_net,
+    multi_task_unit,
+    pwc_net,
+    svrnn,
+)
 from jaxdeblur.interop.layout import Table, find_faults, to_variables
 from jaxdeblur.types import Variables
 
@@ -28,6 +38,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "flownet2s_small": svrnn.small_flownet_s_table,
     "svrnn": svrnn.table,
     "dbn": dbn.table,
+    "deblurgan": deblurgan.table,
 }
 
 

@@ -57,3 +57,12 @@ class BatchNorm(nn.Module):
 def _last(values: Array, x: Features) -> Array:
     """A value a channel, (C,), shaped so that it meets x's last axis."""
     return values.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def instance_norm(x: Features, *, eps: float = 1e-5) -> Features:
+    """Every channel of every example less its mean over height and width, over its deviation (variance over n); there
+    is no scale, no shift and nothing to remember. Statistics and arithmetic are float32, the result has x's dtype."""
+    values = x.astype(jnp.float32)
+    mean = jnp.mean(values, axis=(-3, -2), keepdims=True)
+    variance = jnp.mean(jnp.square(values - mean), axis=(-3, -2), keepdims=True)
+    return ((values - mean) * jax.lax.rsqrt(variance + eps)).astype(x.dtype)

@@ -28,6 +28,7 @@ from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, NVLABS, PWCNet, PWCNetConfig
 from jaxdeblur.models.cdvd_tsp import CDVDTSP, CDVDTSPConfig
 from jaxdeblur.models.dbn import DBN, DBNConfig
+from jaxdeblur.models.deblurgan import DeblurGAN, DeblurGANConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig
 from jaxdeblur.models.vdflow import VDFlow, VDFlowConfig
@@ -57,6 +58,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "svrnn": lambda **options: SVRNN(_configure(SVRNNConfig, {}, options)),
     "vdflow": lambda **options: VDFlow(_configure(VDFlowConfig, {}, options)),
     "dbn": lambda **options: DBN(_configure(DBNConfig, {}, options)),
+    "deblurgan": lambda **options: DeblurGAN(_configure(DeblurGANConfig, {}, options)),
     "flownets": _flownet(FlowNetSimple),
     "flownets_bn": lambda **options: FlowNetSimple(_configure(FlowNetConfig, {}, options), batch_norm=True),
     "pwcnet": _pwc_net(NVLABS),

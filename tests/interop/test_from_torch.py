@@ -21,6 +21,7 @@ GOLDEN = {
     "flownets": ("flownets", "case_a"),
     "flownets_bn": ("flownets_bn", "case_a"),
     "dbn": ("dbn", "case_a"),
+    "deblurgan": ("deblurgan", "case_a"),
 }
 # Of the released networks: all parameters, and how many of them are layers for training only.
 PARAMETERS = {
@@ -42,6 +43,7 @@ PARAMETERS = {
     "flownets": (38_675_536, 0),
     "flownets_bn": (38_680_336, 0),
     "dbn": (15_305_291, 0),
+    "deblurgan": (11_378_179, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."

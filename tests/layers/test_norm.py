@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdeblur.layers.norm import BatchNorm
+from jaxdeblur.layers.norm import BatchNorm, instance_norm
 from jaxdeblur.training.sharding import along_batch, make_mesh
 
 EPS = 1e-3
@@ -106,3 +106,15 @@ def test_a_batch_over_several_devices_is_one_batch():
 def test_a_single_value_has_no_variance():
     with pytest.raises(ValueError, match="one value a channel"):
         BatchNorm(EPS).apply(variables(), np.zeros((1, 1, 1, 5), np.float32), train=True, mutable=["batch_stats"])
+
+
+def test_instance_norm_is_of_each_example_and_channel():
+    x = features()
+    y = instance_norm(x)
+    for b, c in np.ndindex(2, 5):
+        plane = x[b, ..., c].astype(np.float64)
+        np.testing.assert_allclose(
+            y[b, ..., c], (plane - plane.mean()) / np.sqrt(plane.var() + 1e-5), rtol=1e-4, atol=1e-5
+        )
+    assert instance_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(instance_norm(np.full((1, 3, 3, 2), 7, np.float32)), 0)
