@@ -135,13 +135,13 @@ class VDFlow(nn.Module):
         """Restores whole clips, (B, T, H, W, 3) -> the same. All frames at once."""
         return restore_all_windows(self, clip)
 
-    def restore_window(self, window: Clip, *, train_deblur: bool = False) -> VDFlowOutputs:
+    def restore_window(self, window: Clip, *, train: bool = False) -> VDFlowOutputs:
         """All that comes of a window (B, 5, H, W, 3); H and W multiples of 64.
 
-        train_deblur: the deblurring branch's batch normalisation by the batch's own statistics, which moves the running
+        train: the deblurring branch's batch normalisation by the batch's own statistics, which moves the running
             ones. The flow branch has none.
         """
-        cfg, train = self.config, train_deblur
+        cfg = self.config
         check_window(window, 2 * AROUND + 1, SIZE_MULTIPLE)
         window = jnp.asarray(window, jnp.float32)
         previous, middle, following = (window[:, AROUND + i] for i in (-1, 0, 1))

@@ -146,13 +146,12 @@ class VDFlowObjective:
 
     def _restore(self, params: PyTree, statistics: PyTree, windows: Array, *, train: bool) -> tuple[Any, PyTree]:
         model: Any = self.model
-        switch = "train_deblur" if isinstance(model, VDFlow) else "train"
         outputs, moved = model.apply(
             {"params": params, "batch_stats": statistics},
             windows,
             method="restore_window",
             mutable=["batch_stats"],
-            **{switch: train},
+            train=train,
         )
         return outputs, moved["batch_stats"]
 

@@ -186,7 +186,7 @@ def test_a_stream_is_restored_from_windows_with_repeated_ends():
 def test_only_the_deblurring_branch_has_statistics_and_training_moves_all_of_them():
     given = small_variables()
     assert list(given["batch_stats"]) == ["deblur"]
-    run = functools.partial(small().apply, method="restore_window", mutable=("batch_stats",), train_deblur=True)
+    run = functools.partial(small().apply, method="restore_window", mutable=("batch_stats",), train=True)
     after = jax.jit(run)(given, window(2))[1]["batch_stats"]
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), after, given["batch_stats"])
     assert jax.tree.leaves(moved) == [True] * 44

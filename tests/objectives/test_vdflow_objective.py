@@ -64,7 +64,7 @@ def test_the_deblurring_loss_is_a_sum_over_pixels_by_the_batchs_statistics():
     objective, batch = VDFlowObjective(model(), "deblur"), a_batch()
     assert isinstance(objective, Objective)
     found, statistics, terms = losses(objective, batch)
-    out, moved = outputs(batch, train_deblur=True, mutable=["batch_stats"])
+    out, moved = outputs(batch, train=True, mutable=["batch_stats"])
     error = (np.asarray(out.restored, np.float64) - batch["sharp"][:, 0]) ** 2
     np.testing.assert_allclose(found["deblur"], error.sum() / 2, rtol=1e-5)
     np.testing.assert_allclose(terms["mean_squared_error"], error.mean(), rtol=1e-5)
