@@ -236,8 +236,8 @@ def test_losses_equal_their_formulas(options):
     batch = a_batch()
     objective = MultiTaskUnitObjective(model, TIME, **options)
     prepared = objective.prepare(batch, {})
-    losses, carry, terms = jax.jit(objective.losses)(
-        parameters(3), prepared, objective.init_carry(prepared), jnp.asarray(1), jax.random.key(0)
+    losses, _, carry, terms = jax.jit(objective.losses)(
+        parameters(3), {}, prepared, objective.init_carry(prepared), jnp.asarray(1), jax.random.key(0)
     )
     window = batch["blurred"][:, 1:6]
     expected_carry, outputs = step_of_three({"params": parameters(3)}, model.init_carry(4, HEIGHT, WIDTH), window)
