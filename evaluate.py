@@ -24,10 +24,14 @@ from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
 from jaxdeblur.training.sharding import make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
-_WORKDIR = flags.DEFINE_string("workdir", None, "a training run: its best checkpoint is scored")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "a training run: its best checkpoint is scored, of a run in turns the newest"
+)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint to score instead")
 _TASK = flags.DEFINE_enum("task", None, ["deblur", "flow"], "what to score, of a network that does both: VDFlow")
-_OUT = flags.DEFINE_string("out", None, "folder for the results; by default <workdir or checkpoint>/evaluation")
+_OUT = flags.DEFINE_string(
+    "out", None, "folder for the results; by default <workdir or checkpoint> with evaluation[_flow]"
+)
 
 
 def main(argv: list[str]) -> None:
@@ -47,10 +51,10 @@ def main(argv: list[str]) -> None:
     # Weights can be scored in another precision than they were trained in; all else is as they were trained.
     precision = config.model.get("compute_dtype", "float32")
     model, variables = load_model(checkpoint, compute_dtype=precision)
-    # Beside a checkpoint, not in it: what lies inside a run's checkpoints is theirs to delete.
     tasks = parts.tasks(model)
     task = _TASK.value or tasks[0]
     folder = "evaluation" if task == tasks[0] else f"evaluation_{task}"
+    # Beside a checkpoint, not in it: what lies inside a run's checkpoints is theirs to delete.
     out = Path(_OUT.value or (f"{checkpoint}_{folder}" if _CHECKPOINT.value else Path(source) / folder))
 
     console = Console(highlight=False)

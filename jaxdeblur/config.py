@@ -546,7 +546,7 @@ def build_evaluation(
     if task not in tasks(model):
         raise ValueError(f"{config.model.name} cannot be scored on {task!r}; only on {' and '.join(tasks(model))}")
     if task == "flow":
-        return FlowEvaluation(model, flow_scenes(config, mesh, held_out=held_out))
+        return FlowEvaluation(model, flow_scenes(config, mesh, held_out=held_out, windows=hasattr(model, "flows")))
     return DeblurringEvaluation(
         model,
         evaluation_clips(config, mesh, held_out=held_out),
@@ -577,9 +577,10 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
     return rendered
 
 
-def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowScene]:
+def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str, windows: bool) -> list[FlowScene]:
     """Pairs with true flow, by scene. evaluation.flow_clips, or clips, limits the number of scenes
-    (evaluation.validation_videos that of Sintel's while training); 0 takes all."""
+    (evaluation.validation_videos that of Sintel's while training); 0 takes all. windows: with the frames around each
+    pair, too."""
     count = _clips(config, held_out, flow=True)
     if config.data.get("labelled", config.data.source) not in ("scenes", "none"):
         by_scene: dict[str, list[FlowPair]] = {}
@@ -587,7 +588,10 @@ def flow_scenes(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[FlowSc
             by_scene.setdefault(pair.scene, []).append(pair)
 
         def read(pairs: list[FlowPair]) -> Iterator[FlowTruth]:
-            return (FlowTruth(**read_flow_pair(pair), window=read_flow_window(pair)) for pair in pairs)
+            # The frames around a pair are read only for networks that see them.
+            return (
+                FlowTruth(**read_flow_pair(pair), window=read_flow_window(pair) if windows else None) for pair in pairs
+            )
 
         names = list(by_scene)[: count or None]
         return [FlowScene(name, functools.partial(read, by_scene[name])) for name in names]
