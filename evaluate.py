@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     checkpoint = find_checkpoint(source)
     saved = load_config(checkpoint)
     trained = saved["model"]["name"]
-    if trained != config.model.name:
+    if config.model.name and trained != config.model.name:
         raise ValueError(f"{checkpoint} is a {trained}, the configuration asks for {config.model.name}")
     # Weights can be scored in another precision than they were trained in; all else is as they were trained.
     precision = config.model.get("compute_dtype", "float32")

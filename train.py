@@ -21,6 +21,7 @@ from jaxdeblur.checkpoint import is_run_with_checkpoint
 from jaxdeblur.data.image_io import replacing
 from jaxdeblur.evaluation.pictures import stack, write_picture
 from jaxdeblur.models import initial_variables
+from jaxdeblur.objectives.reblur import ReblurObjective
 from jaxdeblur.training import loop
 from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
 from jaxdeblur.training.state import TrainState, init_state
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value or default_workdir()).absolute()
 
     mesh = make_mesh()
-    check_batch_size(config.data.batch_size, mesh, config.training.microbatches)
+    for part in (config.data, config.data.get("unlabelled", config.data)):
+        check_batch_size(part.batch_size, mesh, config.training.microbatches)
     model = parts.build_model(config)
     turns = parts.build_turns(config, model)
     optimizers: dict[str, Any] = {}
@@ -61,6 +63,8 @@ def main(argv: list[str]) -> None:
     plateau = parts.build_plateau(config)
     batches = parts.training_batches(config, turns, mesh)
     held_out_loss = parts.held_out_loss(config, turns, mesh) if plateau is not None else None
+    tuned = next((objective for objective in turns.objectives if isinstance(objective, ReblurObjective)), None)
+    reblur_error = parts.reblur_error(tuned, batches) if tuned is not None else None
     evaluations = [
         parts.build_evaluation(config, model, mesh, held_out="validation", task=task) for task in parts.tasks(model)
     ]
@@ -72,8 +76,8 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    variables = initial_variables(init_key, model)
-    if not is_run_with_checkpoint(workdir):
+    variables = initial_variables(init_key, model) if tuned is None else parts.tuned_variables(config)
+    if tuned is None and not is_run_with_checkpoint(workdir):
         variables = {**variables, "params": parts.initial_params(config, model, variables["params"])}
     plateaus = plateau.init(optimizers) if plateau is not None else None
     ema = config.training.ema_decay is not None
@@ -98,6 +102,8 @@ def main(argv: list[str]) -> None:
         if held_out_loss is not None:
             (group,) = turns.at(int(state.step) - 1).groups
             metrics[f"held_out_loss_{group}"] = held_out_loss(state)
+        if reblur_error is not None:
+            metrics |= reblur_error(state)
         return metrics, stack([picture for _, picture in each])
 
     def after_validation(state: TrainState, metrics: dict[str, float]) -> TrainState:
@@ -121,6 +127,7 @@ def main(argv: list[str]) -> None:
         evaluate_every=config.training.evaluate_every,
         evaluate=evaluate,
         after_validation=after_validation,
+        validate_first=tuned is not None,
         show_picture=write_picture,
     )
 

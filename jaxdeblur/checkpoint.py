@@ -5,8 +5,9 @@ A checkpoint is a folder that Orbax has written, with the parameters as an item 
     params/      parameters as trained
     ema/         their moving average, where one is kept
     batch_stats/ running statistics, of networks with batch normalisation
+    flow_net/    variables of the flow network that was tuned beside it   (Reblur2Deblur only)
     training/    step, optimiser moments, key                    (training runs only)
-    config/      JSON: {"model": {"name": ..., **options}, ...}
+    config/      JSON: {"model": {"name": ..., **options}, ...}, "flow_net" likewise
 
 A training run keeps them as <workdir>/checkpoints/<step>/.
 """
@@ -25,14 +26,15 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from jaxdeblur.models import create_model, example_inputs
+from jaxdeblur.models import create_model, example_inputs, is_flow_network
 from jaxdeblur.types import PyTree, Variables
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-RANKED_BY = {"psnr_db": 1.0, "end_point_error_px": -1.0}
-"""The validation metrics that tell which checkpoint is best, and whether more of it is better or worse."""
+RANKED_BY = {"reblur_psnr_db": 1.0, "psnr_db": 1.0, "end_point_error_px": -1.0}
+"""The validation metrics that tell which checkpoint is best, the first that there is, and whether more of it is better
+or worse."""
 
 
 class Checkpoints:
@@ -69,7 +71,8 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments["config"] = ocp.args.JsonSave(config)
         # One that has not been validated ranks below all that have.
-        metrics = metrics or {next(iter(RANKED_BY)): -math.inf}
+        if not metrics or not RANKED_BY.keys() & metrics.keys():
+            metrics = {**(metrics or {}), next(iter(RANKED_BY)): -math.inf}
         self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
 
     def restore(self, like: dict[str, PyTree]) -> dict[str, PyTree] | None:
@@ -177,11 +180,38 @@ def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
         ValueError: no checkpoint there, or its parameters do not fit the model it names.
     """
     folder = find_checkpoint(path)
-    config = load_config(folder)
-    model = create_model(**{**config["model"], **options})
+    model = create_model(**{**load_config(folder)["model"], **options})
     stored = {"params": "ema" if (folder / "ema").is_dir() else "params"}
     if (folder / "batch_stats").is_dir():
         stored["batch_stats"] = "batch_stats"
+    variables = _read_items(folder, stored)
+    check_variables(model, variables, str(folder))
+    return model, variables
+
+
+def load_flow_network(path: str | Path) -> tuple[nn.Module, Variables, dict[str, Any]]:
+    """Reads a flow network: the checkpoint's own, or the one that was tuned beside the network it holds.
+
+    Returns:
+        Module, variables, and {"name": ..., **options} for create_model.
+    Raises:
+        ValueError: no checkpoint there, or one without a flow network.
+    """
+    folder = find_checkpoint(path)
+    config = load_config(folder)
+    if "flow_net" not in config:
+        network, variables = load_model(path)
+        if not is_flow_network(network):
+            raise ValueError(f"{folder} is a {config['model']['name']}; expected a flow network, such as pwcnet")
+        return network, variables, config["model"]
+    network = create_model(**config["flow_net"])
+    variables = _read_items(folder, {"flow_net": "flow_net"})["flow_net"]
+    check_variables(network, variables, str(folder))
+    return network, variables, config["flow_net"]
+
+
+def _read_items(folder: Path, stored: dict[str, str]) -> Variables:
+    """Collections of variables, by the names of their items, on the default device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -192,11 +222,9 @@ def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
             targets = {item: jax.tree.map(on_device, _metadata(checkpointer, folder, item)) for item in stored.values()}
             arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
             restored = checkpointer.restore(folder, args=ocp.args.Composite(**arguments))
-            variables = {collection: restored[item] for collection, item in stored.items()}
+            return {collection: restored[item] for collection, item in stored.items()}
     except Exception as error:
         raise ValueError(f"checkpoint {folder} cannot be read ({_first_line(error)}); use another one") from error
-    check_variables(model, variables, str(folder))
-    return model, variables
 
 
 def is_run_with_checkpoint(workdir: str | Path) -> bool:
@@ -258,7 +286,7 @@ def check_same_params(expected: PyTree, found: PyTree, source: str) -> None:
 
 def _checkpointer() -> ocp.Checkpointer:
     """For a folder on its own. Every item's kind is named, or Orbax warns of those it could not guess."""
-    trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "batch_stats", "training")}
+    trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "batch_stats", "flow_net", "training")}
     trees["metrics"] = ocp.JsonCheckpointHandler()
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **trees))
 

@@ -76,6 +76,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     deblur.set_defaults(run=_deblur)
 
+    adapt = commands.add_parser("adapt", help="tune a model on blurry videos of your own, without sharp ones")
+    adapt.add_argument("sources", metavar="IN", nargs="+", type=Path, help="videos, or folders of images")
+    adapt.add_argument("--checkpoint", metavar="DIR", required=True, help="the model to tune")
+    adapt.add_argument(
+        "--flow-checkpoint",
+        metavar="PATH",
+        required=True,
+        help="a flow network: a run of configs/pwcnet.py, a checkpoint, or an official file",
+    )
+    adapt.add_argument(
+        "--flow-name", metavar="NAME", default="flownets", help="of an official file (default: %(default)s)"
+    )
+    adapt.add_argument("--out", metavar="DIR", type=Path, help="the tuned model (default: beside IN, <name>_adapted)")
+    adapt.add_argument("--steps", metavar="N", type=int, default=200, help="most updates (default: %(default)s)")
+    adapt.add_argument(
+        "--exposure",
+        metavar="TAU",
+        type=float,
+        default=0.5,
+        help="part of the motion between frames that each half of the exposure covers: 0.5 for a shutter that never "
+        "closes, less for a faster one; the paper has 1 (default: %(default)s)",
+    )
+    adapt.add_argument(
+        "--light",
+        choices=("linear", "encoded"),
+        default="linear",
+        help="what an exposure adds up: light, as cameras do, or the values of the file, as the paper does "
+        "(default: %(default)s)",
+    )
+    adapt.add_argument(
+        "--alpha",
+        metavar="A",
+        type=float,
+        default=1.0,
+        help="weight of the reblur error beside that of rendered scenes; the paper has 0.1 (default: %(default)s)",
+    )
+    adapt.add_argument("--learning-rate", metavar="R", type=float, default=1e-4, help="(default: %(default)s)")
+    adapt.add_argument("--tune-flow", action="store_true", help="tune the flow network, too, as the paper does")
+    adapt.add_argument("--seed", metavar="N", type=int, default=0, help="(default: %(default)s)")
+    adapt.set_defaults(run=_adapt)
+
+    saliency = commands.add_parser("saliency", help="show which input pixels a restored frame comes from")
+    saliency.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of images")
+    saliency.add_argument("target", metavar="OUT", type=Path, help="the picture to write, .png")
+    saliency.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    saliency.add_argument("--before", metavar="DIR", help="the model before it was tuned, shown to the left of it")
+    saliency.add_argument("--frame", metavar="N", type=int, default=0, help="from 0 (default: %(default)s)")
+    saliency.add_argument("--region", metavar="X,Y,W,H", help="restored pixels that are asked about (default: all)")
+    saliency.set_defaults(run=_saliency)
+
     data = commands.add_parser("data", help="prepare training data").add_subparsers(required=True, metavar="COMMAND")
     pack = data.add_parser("pack", help="write the fast form of a folder of frames")
     pack.add_argument("folder", metavar="FOLDER", help="<split>/<clip>/{blur,sharp}/<frame>.png|jpg")
@@ -132,6 +182,81 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     print(f"{target}: {count} frames" + (f"; side by side: {compare}" if compare else ""))
     if arguments.explain:
         print(f"{arguments.explain}: a sheet a frame")
+
+
+def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
+    import logging
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxdeblur.adaptation import Adaptation, adapt
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("absl", "jax"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    first = arguments.sources[0]
+    for source in arguments.sources:
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+    out = arguments.out or first.with_name(f"{first.name if first.is_dir() else first.stem}_adapted")
+    chosen = {
+        name: getattr(arguments, name)
+        for name in ("steps", "exposure", "light", "alpha", "learning_rate", "tune_flow", "seed")
+    }
+    found = adapt(
+        arguments.sources,
+        out,
+        checkpoint=arguments.checkpoint,
+        flow_checkpoint=arguments.flow_checkpoint,
+        flow_name=arguments.flow_name,
+        settings=Adaptation(**chosen),
+    )
+    if not found.finished:
+        raise KeyboardInterrupt
+    console = Console(highlight=False, soft_wrap=True)
+    frames = "held-back frames" if found.held_back else "frames that were tuned on, since there are too few"
+    table = Table(title=f"{frames}: reblurred against blurred, PSNR dB (more is better)")
+    for heading in ("exposure", "before", "after"):
+        table.add_column(heading, justify="right")
+    for exposure, (before_db, after_db) in found.grid_db.items():
+        mark = " (tuned)" if exposure == arguments.exposure else ""
+        table.add_row(f"{exposure:g}{mark}", f"{before_db:.2f}", f"{after_db:.2f}")
+    console.print(table)
+    if found.best_step == 0:
+        console.print(f"{out}: nothing was gained in {found.steps} updates; it holds the network as it was")
+    else:
+        gained = f"{found.before_db:.2f} to {found.after_db:.2f} dB in {found.best_step} updates"
+        console.print(f"{out}: reblurs better, {gained}; use it with jaxdeblur deblur --checkpoint={out}")
+    console.print(f"{out / 'pictures'}: blurred, restored and reblurred crops; saliency.png before and after")
+
+
+def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.data.image_io import ImageFile, write_image
+    from jaxdeblur.restoration.saliency import saliency_of_frame
+
+    if arguments.target.suffix.lower() != ".png":
+        raise ValueError(f"{arguments.target}: expected a name that ends in .png")
+    if not arguments.source.exists():
+        raise FileNotFoundError(f"{arguments.source}: no such file or folder")
+    model, variables = load_model(arguments.checkpoint)
+    each = {"saliency": variables}
+    if arguments.before:
+        other, before = load_model(arguments.before)
+        if other != model:
+            raise ValueError(f"{arguments.before} is another network than {arguments.checkpoint}")
+        each = {"before": before, "after": variables}
+    region_px = None
+    if arguments.region is not None:
+        try:
+            left, top, width, height = map(int, arguments.region.split(","))
+            region_px = left, top, width, height
+        except ValueError:
+            raise ValueError(f"--region is {arguments.region!r}; expected X,Y,W,H, such as 10,20,32,32") from None
+    picture = saliency_of_frame(arguments.source, model, each, frame=arguments.frame, region_px=region_px)
+    write_image(arguments.target, ImageFile(picture))
+    print(f"{arguments.target}: {', '.join(each)}")
 
 
 def _pack(arguments: argparse.Namespace, work: _Work) -> None:

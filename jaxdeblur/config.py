@@ -2,16 +2,18 @@
 
 seed
 model       name and the fields of its configuration that differ from the named variant
-initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from
+initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from; of a tuning
+            (Reblur2Deblur) checkpoint, flow_checkpoint, flow_name: the networks that are tuned
 objective   the fields of the paper's objective; teacher_checkpoint (multi-task units), turn_updates (VDFlow)
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
             "scenes", "sintel", "flying_chairs", "flow_folders"), labelled (VDFlow's true flow: LABELLED_SOURCES),
             batch_size, frames, crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits,
             window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
-            lowest_scale
+            lowest_scale; unlabelled (of a tuning): source, batch_size, root, split, only, clip_px, scenes
 optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,
-            plateau
-training    steps, microbatches, loss_scale, ema_decay, log_every, checkpoint_every, evaluate_every
+            plateau, boundary_passes (of a tuning)
+training    steps, passes (of a tuning), microbatches, loss_scale, ema_decay, log_every, checkpoint_every,
+            evaluate_every
 evaluation  protocol, clips, validation_videos, flow_clips, frames (of rendered clips), motion
 """
 
@@ -19,8 +21,9 @@ import functools
 import itertools
 import json
 import logging
+import math
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,15 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxdeblur.checkpoint import check_same_params, is_run_with_checkpoint, load_model
+from jaxdeblur.checkpoint import (
+    check_same_params,
+    find_checkpoint,
+    is_run_with_checkpoint,
+    load_config,
+    load_model,
+)
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.flow_pairs import (
     WINDOW_AROUND,
@@ -46,7 +54,7 @@ from jaxdeblur.data.flow_pairs import (
     read_flow_window,
 )
 from jaxdeblur.data.pipeline import video_folder_batches
-from jaxdeblur.data.scenes import SceneConfig, draw_symmetry, load_photographs, render_batch, turned
+from jaxdeblur.data.scenes import SceneConfig, batch_renderer, load_photographs, scene_batches
 from jaxdeblur.data.transforms import (
     FLIPS,
     MTU_AUGMENTATION,
@@ -55,7 +63,8 @@ from jaxdeblur.data.transforms import (
     VDFLOW_AUGMENTATION,
     to_float_batch,
 )
-from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS, index_video_folder, iterate_clip
+from jaxdeblur.data.unlabelled import unlabelled_batches, windows_of_clip
+from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS, ClipFiles, index_video_folder, iterate_clip
 from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
 from jaxdeblur.evaluation.flow import FlowEvaluation, FlowScene, FlowTruth
 from jaxdeblur.evaluation.protocols import PROTOCOLS
@@ -63,24 +72,25 @@ from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
-from jaxdeblur.interop.files import read_weights
+from jaxdeblur.interop.files import read_flow_network, read_weights
 from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
 from jaxdeblur.models.vdflow import VDFlow, with_zero_slices
-from jaxdeblur.objectives import Objective
+from jaxdeblur.objectives import Objective, scaled_bytes
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
+from jaxdeblur.objectives.reblur import FRAMES, ReblurObjective, TunedParams
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.turns import Turns
 from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.plateau import Plateau
-from jaxdeblur.training.sharding import AXIS, shard_batch
+from jaxdeblur.training.sharding import make_mesh, shard_batch
 from jaxdeblur.training.state import TrainState
-from jaxdeblur.types import Array, Batch, PyTree
+from jaxdeblur.types import Array, Batch, PyTree, Variables
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +164,35 @@ def resolve(config: ConfigDict) -> ConfigDict:
             )
     if data.get("labelled") in ("scenes", "none"):  # without true flow to train on, rendered scenes are scored on
         config.evaluation.flow_clips = config.evaluation.flow_clips or 8
+    if "unlabelled" in data:
+        _resolve_tuning(config)
     return config
 
 
+def _resolve_tuning(config: ConfigDict) -> None:
+    """What is tuned, on what, and for how long: `model`, `flow_net`, `data.unlabelled.source`, `training.steps`."""
+    unlabelled, initial = config.data.unlabelled, config.initial
+    if unlabelled.source not in CLIP_SOURCES:
+        raise ValueError(f"data.unlabelled.source is {unlabelled.source!r}; expected one of {', '.join(CLIP_SOURCES)}")
+    if unlabelled.source == "auto":
+        found = (Path(unlabelled.root) / unlabelled.split).is_dir()
+        unlabelled.source = "video_folder" if found else "scenes"
+    if unlabelled.source == "scenes":
+        config.evaluation.clips = config.evaluation.clips or 8
+    if initial.checkpoint:
+        config.model = ConfigDict(load_config(find_checkpoint(initial.checkpoint))["model"])
+    if initial.flow_checkpoint:
+        *_, flow_net = read_flow_network(initial.flow_checkpoint, initial.flow_name)
+        config.flow_net = ConfigDict(flow_net)
+    if config.training.passes:
+        updates = -(-_count_unlabelled(config) // unlabelled.batch_size)
+        config.training.steps = updates * config.training.passes
+        config.optimizer.boundaries = tuple(updates * passes for passes in config.optimizer.boundary_passes)
+
+
 def build_model(config: ConfigDict) -> Any:
+    if not config.model.name:
+        raise ValueError("initial.checkpoint is empty; name the run or checkpoint of the network to tune")
     return create_model(**config.model.to_dict())
 
 
@@ -179,6 +214,14 @@ def build_turns(config: ConfigDict, model: Any) -> Turns:
 
 def build_objective(config: ConfigDict, model: Any) -> Objective:
     options = config.objective.to_dict()
+    if "unlabelled" in config.data:
+        if "flow_net" not in config:
+            raise ValueError(
+                "initial.flow_checkpoint is empty; name a flow network's run or checkpoint, or an official file of "
+                f"{config.initial.flow_name} (initial.flow_name). To train one: python train.py "
+                "--config=configs/pwcnet.py"
+            )
+        return ReblurObjective(model, create_model(**config.flow_net.to_dict()), **options)
     if isinstance(model, MultiTaskUnits):
         options.pop("teacher_checkpoint")
         return MultiTaskUnitObjective(model, updates_per_batch=config.data.frames, **options)
@@ -317,6 +360,13 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     return {**params, "flow_net": found}
 
 
+def tuned_variables(config: ConfigDict) -> Variables:
+    """What a tuning starts from: the networks of `initial`."""
+    _, variables = load_model(config.initial.checkpoint)
+    _, flow_net, _ = read_flow_network(config.initial.flow_checkpoint, config.initial.flow_name)
+    return {**variables, "params": TunedParams(variables["params"], flow_net)}
+
+
 def flow_pairs(config: ConfigDict, *, held_out: bool) -> list[FlowPair]:
     """Pairs with true flow to train on, or those set aside; of folders of pairs no part is set aside."""
     options, source = config.data.flow_pairs, config.data.get("labelled", config.data.source)
@@ -336,6 +386,8 @@ def training_batches(
     held_out: of the validation data instead, as they are.
     """
     objective = turns.objectives[0]
+    if isinstance(objective, ReblurObjective):
+        return _half_labelled_batches(config, objective, mesh)
     if "labelled" in config.data:
         return _batches_in_turns(config, turns, mesh, held_out=held_out)
     if config.data.source == "scenes":
@@ -388,30 +440,115 @@ def _batches_in_turns(
     return batches
 
 
+def _half_labelled_batches(
+    config: ConfigDict, objective: ReblurObjective, mesh: Mesh
+) -> Callable[[int], Iterator[Batch]]:
+    of_clips = _scene_batches if config.data.source == "scenes" else _video_folder_batches
+    labelled, unlabelled = of_clips(config, objective, mesh, held_out=False), _unlabelled_batches(config, objective)
+
+    def batches(first: int) -> Iterator[Batch]:
+        for batch, clips in zip(labelled(first), unlabelled(first), strict=True):
+            yield {"blurred": batch["blurred"], "sharp": batch["sharp"], "unlabelled": shard_batch(clips, mesh)}
+
+    return batches
+
+
+def _unlabelled_batches(config: ConfigDict, objective: ReblurObjective) -> Callable[[int], Iterator[np.ndarray]]:
+    """Number of the first batch -> this process's share of unlabelled clips, that batch and all after it."""
+    options = config.data.unlabelled
+    before, after = objective.frames_before, objective.frames_after
+    process, processes = jax.process_index(), jax.process_count()
+    if options.source == "video_folder":
+        index = _unlabelled_videos(config)
+
+        def read(first: int) -> Iterator[np.ndarray]:
+            batches = video_folder_batches(
+                index,
+                window=WindowSpec(FRAMES, before - FRAMES // 2, after - FRAMES // 2, "sliding"),
+                batch_size=options.batch_size,
+                crop_px=(config.data.crop_px, config.data.crop_px),
+                seed=config.seed,
+                augmentation=None,
+                first_batch=first,
+                process_index=process,
+                process_count=processes,
+            )
+            return (batch["blurred"] for batch in batches)
+
+        return read
+    mesh = make_mesh(jax.local_devices()[:1])  # every process has all of the few clips there are
+    windows = [
+        window
+        for clip in evaluation_clips(config, mesh, held_out="test")
+        for window in windows_of_clip(clip.name, (blurred for blurred, _ in clip.frames()), before=before, after=after)
+    ]
+    return lambda first: unlabelled_batches(
+        windows,
+        batch_size=options.batch_size,
+        crop_px=config.data.crop_px,
+        seed=config.seed,
+        first_batch=first,
+        process_index=process,
+        process_count=processes,
+    )
+
+
+def _unlabelled_videos(config: ConfigDict) -> list[ClipFiles]:
+    options = config.data.unlabelled
+    return _only(index_video_folder(options.root, options.split), options.only, lambda clip: clip.name)
+
+
+def _only(clips: Sequence[Any], names: Collection[str], name_of: Callable[[Any], str]) -> list[Any]:
+    """Those of the names given, or all if none is."""
+    found = [clip for clip in clips if not names or name_of(clip) in names]
+    if missing := set(names) - {name_of(clip) for clip in found}:
+        raise ValueError(
+            f"data.unlabelled.only names {', '.join(sorted(missing))}, of which there is no clip; there are "
+            f"{', '.join(map(name_of, clips))}"
+        )
+    return found
+
+
+def _count_unlabelled(config: ConfigDict) -> int:
+    """How many frames have a neighbour on either side."""
+    options = config.data.unlabelled
+    if options.source == "video_folder":
+        return sum(max(clip.n_frames - 2, 0) for clip in _unlabelled_videos(config))
+    return (len(options.only) or config.evaluation.clips) * (config.evaluation.frames - 2)
+
+
+def reblur_error(
+    objective: ReblurObjective, batches: Callable[[int], Iterator[Batch]]
+) -> Callable[[TrainState], dict[str, float]]:
+    """State -> how well the unlabelled clips of a run's first batches are reblurred, by running statistics."""
+    kept: list[jax.Array] = []
+
+    @jax.jit
+    def errors(state: TrainState, clips: jax.Array) -> jax.Array:
+        found, _ = objective.reblur(state.params, state.statistics, scaled_bytes(clips), train=False)
+        return objective.reblur_error(found)
+
+    def metrics(state: TrainState) -> dict[str, float]:
+        if not kept:
+            kept.extend(batch["unlabelled"] for batch in itertools.islice(batches(0), _HELD_OUT_BATCHES))
+        each = [multihost_utils.process_allgather(errors(state, clips), tiled=True) for clips in kept]
+        return {"reblur_psnr_db": -10 * math.log10(max(float(np.mean(each)), 1e-12))}
+
+    return metrics
+
+
 def _scene_batches(
     config: ConfigDict, objective: Objective, mesh: Mesh, *, held_out: bool
 ) -> Callable[[int], Iterator[Batch]]:
     past, future = objective.past_frames, objective.future_frames
-    render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future)
-    size, distinct = config.data.batch_size, config.data.scenes.distinct_clips
-    if distinct % size:
-        raise ValueError(f"data.scenes.distinct_clips is {distinct}; expected 0 or a multiple of the batch size {size}")
-    seed = _held_out_seed(config, "validation") if held_out else config.seed
-    turned_anew = config.data.scenes.turned and not held_out
-    pool: dict[int, Batch] = {}
-    turn = jax.jit(turned, static_argnums=1)
-
-    def scenes(first: int) -> Iterator[Batch]:
-        for number in itertools.count(first):
-            if not distinct:
-                yield render(seed, number * size)
-                continue
-            index = number * size % distinct
-            if index not in pool:
-                pool[index] = render(seed, index)
-            yield turn(pool[index], draw_symmetry(seed, number)) if turned_anew else pool[index]
-
-    return scenes
+    scenes = config.data.scenes
+    return scene_batches(
+        _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future),
+        seed=_held_out_seed(config, "validation") if held_out else config.seed,
+        batch_size=config.data.batch_size,
+        distinct_clips=scenes.distinct_clips,
+        turned_anew=scenes.turned and not held_out,
+    )
 
 
 def _pair_batches(config: ConfigDict, mesh: Mesh, *, held_out: bool) -> Callable[[int], Iterator[Batch]]:
@@ -531,6 +668,8 @@ def tasks(model: Any) -> tuple[str, ...]:
 
 def scored_on(config: ConfigDict, task: str) -> str:
     """The data of a task, in words."""
+    if "unlabelled" in config.data:
+        return f"{config.data.unlabelled.source}, the very clips that were tuned on without their truth"
     source = config.data.source
     if task == "flow":
         source = config.data.get("labelled", source)
@@ -552,7 +691,9 @@ def build_evaluation(
         evaluation_clips(config, mesh, held_out=held_out),
         PROTOCOLS[options.protocol],
         motion=options.get("motion", False),
-        picture_frame=config.data.frames // 2,
+        picture_frame=1 if "unlabelled" in config.data else config.data.frames // 2,
+        # Of clips that are tuned on no choice may follow from the truth.
+        prefix="truth_" if "unlabelled" in config.data else "",
     )
 
 
@@ -561,8 +702,20 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
 
     evaluation.clips limits how many (evaluation.validation_videos of a video folder while training); 0 takes all of a
     video folder's split. evaluation.frames is the length of rendered ones. DVD's test videos come in the order of the
-    papers' tables, others as they are indexed.
+    papers' tables, others as they are indexed. Of a tuning they are the clips that it is tuned on.
     """
+    if "unlabelled" in config.data:
+        options = config.data.unlabelled
+        view = ConfigDict(config.to_dict())
+        view.data.unlock()
+        del view.data["unlabelled"]
+        view.data.source = options.source
+        view.data.crop_px = options.clip_px
+        view.data.batch_size = mesh.devices.size
+        view.data.scenes.update(options.scenes)
+        view.data.video_folder.root, view.data.video_folder.test_split = options.root, options.split
+        of_view = evaluation_clips(view, mesh, held_out="test")
+        return _only(of_view, options.only, lambda clip: clip.name)
     if config.data.source == "video_folder":
         folder = config.data.video_folder
         index = index_video_folder(folder.root, folder[f"{held_out}_split"])
@@ -659,26 +812,9 @@ def _scene_renderer(
     size = config.data.crop_px
     scene = SceneConfig(frames=frames, height=size, width=size, **options)
     photographs = load_photographs(folder, scene.texture_size) if folder else None
-    share = config.data.batch_size // mesh.devices.size
-    # On a CPU clips one after another are fastest; an accelerator renders its share at once.
-    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else share
-
-    def render_share(seed: jax.Array, first_index: jax.Array, photographs: jax.Array | None) -> Batch:
-        return render_batch(
-            seed,
-            first_index + share * jax.lax.axis_index(AXIS),
-            share,
-            scene,
-            photographs=photographs,
-            past=past,
-            future=future,
-            at_once=at_once,
-        )
-
-    sharded = jax.jit(
-        jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(AXIS), check_vma=False)
+    return batch_renderer(
+        scene, batch_size=config.data.batch_size, mesh=mesh, photographs=photographs, past=past, future=future
     )
-    return lambda seed, first_index: sharded(np.int32(seed), np.int32(first_index), photographs)
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class Batch(TypedDict, total=False):
     valid_cur_to_prev: Mask  # (B, T, H, W): the surface seen is seen in the previous frame too
     valid_cur_to_next: Mask
 
+    unlabelled: Clip  # (N, frames, H', W', 3), [0, 1]: blurred frames of which there are no sharp ones
+
     image_1: Array  # (B, H, W, 3), [0, 1] or uint8
     image_0: Array  # likewise
     flow_1to0: Flow  # (B, H, W, 2), pixels; anything where it is not valid

@@ -4,14 +4,17 @@ Nothing here has state: which window sample n of a run reads follows from (seed,
 process, and any run that starts in the middle, finds it without having seen the samples before.
 """
 
+import collections
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from jaxdeblur.data.video_folder import ClipFiles
+from jaxdeblur.types import Array, BeyondEnds
 
 _ORDER_STREAM = 1
 """Keeps the numbers drawn for the order apart from those that `transforms` draws from the same seed."""
@@ -144,3 +147,34 @@ def window_of_sample(windows: Sequence[ClipWindow], *, seed: int, sample: int) -
     """
     epoch, position = divmod(sample, len(windows))
     return windows[epoch_order(len(windows), seed=seed, epoch=epoch)[position]]
+
+
+def frame_windows(
+    frames: Iterable[Array], past: int, future: int, *, beyond_ends: BeyondEnds
+) -> Iterator[tuple[Array, ...]]:
+    """Frames t - past .. t + future for every frame t, as they come.
+
+    Args:
+        beyond_ends: what stands for frames there are none of. "repeat": copies of the end frame. "alternate": the end
+            frame's neighbour and the end frame in turn (f0, f1, f0, f1, f2, ... around frame 0), so that nothing seems
+            to stand still; copies where there is a single frame.
+    """
+    size = past + 1 + future
+    window: collections.deque[Array] = collections.deque(maxlen=size)
+    for frame in _with_ends(iter(frames), past, future, alternate=beyond_ends == "alternate"):
+        window.append(frame)
+        if len(window) == size:
+            yield tuple(window)
+
+
+def _with_ends(frames: Iterator[Array], past: int, future: int, *, alternate: bool) -> Iterator[Array]:
+    first = next(frames, None)
+    if first is None:
+        return
+    begin = [first, *itertools.islice(frames, 1)] if alternate else [first]
+    yield from (begin[count % len(begin)] for count in range(past, 0, -1))
+    end: collections.deque[Array] = collections.deque(maxlen=2 if alternate else 1)
+    for frame in itertools.chain(begin, frames):
+        end.append(frame)
+        yield frame
+    yield from (end[-1 - count % len(end)] for count in range(1, future + 1))

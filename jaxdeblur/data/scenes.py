@@ -14,20 +14,25 @@ Positions are in pixels from the middle of the frame, x to the right, y down, an
 import copy
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
 import shutil
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Integer, UInt8
 
 from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_rgb_u8, write_image
+from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
 from jaxdeblur.ops.resample import resize_bilinear, sample_bilinear
 from jaxdeblur.types import Array, Batch, Flow, Mask, Scalars
 
@@ -160,18 +165,6 @@ class Scene(NamedTuple):
     read_noise: Float[Array, ""]
 
 
-def srgb_to_linear(image: Scalars) -> Scalars:
-    """Gamma-encoded to linear light, the piecewise curve of IEC 61966-2-1."""
-    return jnp.where(image <= 0.04045, image / 12.92, ((jnp.maximum(image, 0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(image_linear: Scalars) -> Scalars:
-    """Linear light to gamma-encoded, the piecewise curve of IEC 61966-2-1."""
-    # The power's argument is kept off zero, where its gradient is infinite.
-    power = jnp.maximum(image_linear, 0.0031308) ** (1 / 2.4)
-    return jnp.where(image_linear <= 0.0031308, 12.92 * image_linear, 1.055 * power - 0.055)
-
-
 def scene_key(seed: int | Integer[Array, ""], index: int | Integer[Array, ""]) -> jax.Array:
     """The key that `render_clip` makes clip `index` of the data set `seed` from."""
     return jax.random.fold_in(jax.random.key(seed), index)
@@ -245,6 +238,71 @@ def draw_symmetry(seed: int, batch_number: int) -> int:
     """Which of the symmetries of `turned` a batch of a run gets."""
     # NumPy promises to keep the bits of Philox.
     return int(np.random.Philox(np.random.SeedSequence((_SYMMETRY_STREAM, seed, batch_number))).random_raw() & 7)
+
+
+def batch_renderer(
+    config: SceneConfig,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    photographs: Photographs | None = None,
+    past: int = 0,
+    future: int = 0,
+) -> Callable[[int, int], Batch]:
+    """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share."""
+    (axis,) = mesh.axis_names
+    share = batch_size // mesh.devices.size
+    # On a CPU clips one after another are fastest; an accelerator renders its share at once.
+    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else share
+
+    def render_share(seed: jax.Array, first_index: jax.Array, photographs: jax.Array | None) -> Batch:
+        return render_batch(
+            seed,
+            first_index + share * jax.lax.axis_index(axis),
+            share,
+            config,
+            photographs=photographs,
+            past=past,
+            future=future,
+            at_once=at_once,
+        )
+
+    sharded = jax.jit(
+        jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(axis), check_vma=False)
+    )
+    return lambda seed, first_index: sharded(np.int32(seed), np.int32(first_index), photographs)
+
+
+def scene_batches(
+    render: Callable[[int, int], Batch], *, seed: int, batch_size: int, distinct_clips: int, turned_anew: bool
+) -> Callable[[int], Iterator[Batch]]:
+    """Number of the first batch -> that batch and all after it.
+
+    Args:
+        render: as `batch_renderer` makes it.
+        distinct_clips: so many are rendered once, kept, and come round again; 0: none comes twice.
+        turned_anew: those are turned or mirrored each time, a batch alike.
+    Raises:
+        ValueError: distinct_clips is no multiple of the batch size.
+    """
+    if distinct_clips % batch_size:
+        raise ValueError(
+            f"data.scenes.distinct_clips is {distinct_clips}; expected 0 or a multiple of the batch size {batch_size}"
+        )
+    pool: dict[int, Batch] = {}
+    turn = jax.jit(turned, static_argnums=1)
+
+    def batches(first: int) -> Iterator[Batch]:
+        for number in itertools.count(first):
+            if not distinct_clips:
+                yield render(seed, number * batch_size)
+                continue
+            index = number * batch_size % distinct_clips
+            if index not in pool:
+                pool[index] = render(seed, index)
+            yield turn(pool[index], draw_symmetry(seed, number)) if turned_anew else pool[index]
+
+    return batches
 
 
 def render_clip(

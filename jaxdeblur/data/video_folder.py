@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from jaxdeblur.data.image_io import read_rgb_u8
+from jaxdeblur.data.image_io import ENCODERS, StrPath, read_rgb_u8
 
 PACKED_FOLDER = "packed"
 Side = Literal["blur", "sharp"]
@@ -141,6 +141,24 @@ def frame_size_px(path: str) -> tuple[int, int]:
                 return size
     state = "is empty" if not start else "is not a PNG or JPEG file, or is cut short"
     raise ValueError(f"{path!r} {state}; write that frame again or remove its clip")
+
+
+def list_images(folder: StrPath) -> list[Path]:
+    """The image files of a folder, by suffix, hidden ones aside, numbers in names counted as numbers.
+
+    Raises:
+        OSError: there is no such folder.
+        ValueError: it holds no images.
+    """
+    folder = Path(folder)
+    paths = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in ENCODERS and not path.name.startswith(".") and path.is_file()
+    ]
+    if not paths:
+        raise ValueError(f"{folder}: has no images; looked for {', '.join(ENCODERS)}")
+    return sorted(paths, key=lambda path: numeric_order(path.name))
 
 
 def numeric_order(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -28,6 +28,7 @@ class DeblurringEvaluation:
 
     motion: whether the motion a model estimates is scored, too (multi-task units).
     picture_frame: the frame of each clip (its last, if it is shorter) that `validate` shows.
+    prefix: of the metrics' names in `validate`, where no checkpoint may be ranked by them.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class DeblurringEvaluation:
     protocol: Protocol
     motion: bool = False
     picture_frame: int = 2
+    prefix: str = ""
 
     def validate(self, variables: Variables) -> tuple[dict[str, float], np.ndarray]:
         """Mean metrics over all clips, and a picture of the first ones: a frame blurred, restored and sharp."""
@@ -45,7 +47,7 @@ class DeblurringEvaluation:
         strips = [
             strip(frames_of(clip, run, self.protocol, self.picture_frame)) for clip in self.clips[:_CLIPS_IN_PICTURE]
         ]
-        return metrics, stack(strips)
+        return {f"{self.prefix}{name}": value for name, value in metrics.items()}, stack(strips)
 
     def report(self, variables: Variables, out: Path, about: dict[str, Any], console: Console) -> None:
         """Writes scores.json, scores.csv and strips of the best, the median and the worst frame; prints the table."""

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.evaluation.protocols import motion_accuracy
 from jaxdeblur.evaluation.scores import MAX_PSNR_DB, EvaluationClip
 from jaxdeblur.models.multi_task_unit import QUARTER, MultiTaskUnits
-from jaxdeblur.restoration.clip import frame_windows
 from jaxdeblur.types import Array, Displacement, PyTree, Variables
 
 

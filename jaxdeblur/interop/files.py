@@ -3,10 +3,13 @@
 import os
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from jaxdeblur.checkpoint import load_flow_network
 from jaxdeblur.interop import CAFFE, from_caffe, from_torch
+from jaxdeblur.models import create_model
 from jaxdeblur.types import Variables
 
 # What training code wraps the weights in: {"state_dict": ..., "epoch": 3}, {"params": ...}.
@@ -65,6 +68,14 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         str(name): (value.float() if value.is_floating_point() else value).detach().numpy()
         for name, value in content.items()
     }
+
+
+def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Variables, dict[str, Any]]:
+    """A flow network from a checkpoint of ours, see `load_flow_network`, or from an official file of the network
+    `name`: module, variables, and {"name": ..., **options} for create_model."""
+    if os.path.isdir(path):
+        return load_flow_network(os.fspath(path))
+    return create_model(name), read_weights(name, path), {"name": name}
 
 
 def read_weights(name: str, path: str | os.PathLike[str]) -> Variables:

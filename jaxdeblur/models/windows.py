@@ -1,16 +1,17 @@
-"""The windows of frames that models read, and models that keep nothing from window to window."""
+"""The windows of frames that models read, models that keep nothing from window to window, and any model on part of a
+clip."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdeblur.types import BeyondEnds, Clip
+from jaxdeblur.types import BeyondEnds, Clip, PyTree, Variables
 
 
 def frame_numbers(count: int, past: int, future: int, beyond_ends: BeyondEnds) -> np.ndarray:
     """Numbers of the frames that stand at -past .. count - 1 + future of a clip of `count`; for what stands beyond its
-    ends see restoration.clip.frame_windows."""
+    ends see data.clips.frame_windows."""
     if beyond_ends == "repeat":
         return np.clip(np.arange(-past, count + future), 0, count - 1)
     before = [0 if number % 2 == 0 else min(1, count - 1) for number in range(past, 0, -1)]
@@ -45,3 +46,38 @@ def restore_all_windows(model: Any, clip: Clip) -> Clip:
         windows = windows[:, :1]
     restored = model.restore_window(windows.reshape(-1, *windows.shape[2:])).restored
     return jnp.broadcast_to(restored.reshape(len(clip), -1, *restored.shape[1:]), clip.shape)
+
+
+def restore_consecutive(
+    model: Any, variables: Variables, clip: Clip, *, count: int, train: bool = False
+) -> tuple[Clip, PyTree]:
+    """Restores the last `count` frames that have their whole windows in a clip, with any deblurring model.
+
+    Args:
+        clip: (B, past + n + future, H, W, 3), n no less than count. A model with a memory runs through the first
+            n - count frames to fill it.
+        train: batch normalisation by the batch's own statistics.
+    Returns:
+        (B, count, H, W, 3), not clamped, and the running statistics, moved where `train`; {} for models without.
+    """
+    statistics = variables.get("batch_stats", {})
+    size = model.past_frames + 1 + model.future_frames
+    windows = [clip[:, t : t + size] for t in range(clip.shape[1] - size + 1)]
+    if not 1 <= count <= len(windows):
+        raise ValueError(
+            f"{clip.shape[1]} frames hold {len(windows)} whole windows of {size}; expected {count} or more"
+        )
+    if hasattr(model, "restore_window"):  # frame by frame, all at once
+        batch = jnp.stack(windows[-count:], axis=1)  # so that every device keeps its own clips
+        batch = batch.reshape(-1, *batch.shape[2:])
+        if train and statistics:
+            outputs, moved = model.apply(variables, batch, train=True, method="restore_window", mutable=["batch_stats"])
+            statistics = moved["batch_stats"]
+        else:
+            outputs = model.apply(variables, batch, method="restore_window")
+        return outputs.restored.reshape(len(clip), count, *outputs.restored.shape[1:]), statistics
+    carry, restored = model.apply(variables, windows[0], method="start"), []
+    for window in windows:
+        carry, outputs = model.apply(variables, carry, window, method="step")
+        restored.append(outputs.restored)
+    return jnp.stack(restored[-count:], axis=1), statistics

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
-from jaxdeblur.types import Array, BeyondEnds, PyTree, Variables
+from jaxdeblur.types import Array, PyTree, Variables
 
 Explain = Callable[[int, dict[str, np.ndarray]], None]
 
@@ -148,37 +149,6 @@ def _to_model(model: Any, window: tuple[jax.Array, ...]) -> tuple[jax.Array, tup
 
 def _largest(dtype: np.dtype) -> int:
     return jnp.iinfo(dtype).max if jnp.issubdtype(dtype, jnp.integer) else 1
-
-
-def frame_windows(
-    frames: Iterable[Array], past: int, future: int, *, beyond_ends: BeyondEnds
-) -> Iterator[tuple[Array, ...]]:
-    """Frames t - past .. t + future for every frame t, as they come.
-
-    Args:
-        beyond_ends: what stands for frames there are none of. "repeat": copies of the end frame. "alternate": the end
-            frame's neighbour and the end frame in turn (f0, f1, f0, f1, f2, ... around frame 0), so that nothing seems
-            to stand still; copies where there is a single frame.
-    """
-    size = past + 1 + future
-    window: collections.deque[Array] = collections.deque(maxlen=size)
-    for frame in _with_ends(iter(frames), past, future, alternate=beyond_ends == "alternate"):
-        window.append(frame)
-        if len(window) == size:
-            yield tuple(window)
-
-
-def _with_ends(frames: Iterator[Array], past: int, future: int, *, alternate: bool) -> Iterator[Array]:
-    first = next(frames, None)
-    if first is None:
-        return
-    begin = [first, *itertools.islice(frames, 1)] if alternate else [first]
-    yield from (begin[count % len(begin)] for count in range(past, 0, -1))
-    end: collections.deque[Array] = collections.deque(maxlen=2 if alternate else 1)
-    for frame in itertools.chain(begin, frames):
-        end.append(frame)
-        yield frame
-    yield from (end[-1 - count % len(end)] for count in range(1, future + 1))
 
 
 def _put_on_device(frames: Iterable[Array]) -> Iterator[jax.Array]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import flax.linen as nn
 import numpy as np
 
-from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_image, write_image
-from jaxdeblur.data.video_folder import numeric_order
+from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, write_image
+from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import (
     CRF,
     TimedFrame,
@@ -172,24 +172,6 @@ def deblur_folder(
             if progress is not None:
                 progress(done, len(paths))
     return done
-
-
-def list_images(folder: StrPath) -> list[Path]:
-    """The image files of a folder, by suffix, hidden ones aside, numbers in names counted as numbers.
-
-    Raises:
-        OSError: there is no such folder.
-        ValueError: it holds no images.
-    """
-    folder = Path(folder)
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in ENCODERS and not path.name.startswith(".") and path.is_file()
-    ]
-    if not paths:
-        raise ValueError(f"{folder}: has no images; looked for {', '.join(ENCODERS)}")
-    return sorted(paths, key=lambda path: numeric_order(path.name))
 
 
 def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:

@@ -46,8 +46,10 @@ def train(
     checkpoint_every: int,
     evaluate_every: int,
     evaluate: Callable[[TrainState], Evaluation],
-    after_validation: Callable[[TrainState, dict[str, float]], TrainState],
     show_picture: Callable[[Path, np.ndarray], None],
+    after_validation: Callable[[TrainState, dict[str, float]], TrainState] = lambda state, _: state,
+    validate_first: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Trains until `steps` updates have been made, from the newest checkpoint in the workdir if there is one.
 
@@ -63,8 +65,10 @@ def train(
         frozen: variables of networks that are not trained.
         config: saved with each checkpoint.
         evaluate: state -> metrics and a picture.
-        after_validation: state and metrics -> the state to go on with.
         show_picture: writes a picture to a path.
+        after_validation: state and metrics -> the state to go on with.
+        validate_first: also before the first update, whose checkpoint can then turn out to be the best one.
+        enough: asked after each validation, and when a run goes on, whether to end before `steps`.
     Returns:
         The final state.
     Raises:
@@ -84,8 +88,27 @@ def train(
         images = 0
         saved = step if restored is not None else -1
         source = batches(step // updates_per_batch)
+
+        def validate(line: _Line) -> dict[str, float]:
+            try:
+                scores, picture = evaluate(state)
+            except Exception:  # whatever is wrong with the validation data must not cost the training
+                checkpoints.save(step, to_items(state), config)
+                checkpoints.wait()
+                raise
+            if records is not None:
+                records.write("validation", [(step, scores)])
+                records.picture("validation", step, picture)
+                show_picture(workdir / "pictures" / f"step_{step:08d}.png", picture)
+                line.say(step, scores, None)
+            return scores
+
         with stop, _Line(steps, step, show=main) as line:
-            while step < steps and not stop.requested():
+            if validate_first and restored is None:
+                checkpoints.save(step, to_items(state), config, validate(line))
+                saved = step
+            over = enough()
+            while step < steps and not over and not stop.requested():
                 batch = next(source)
                 images += _images(batch)
                 state, metrics = train_step_at(step)(state, batch, frozen)
@@ -104,19 +127,10 @@ def train(
                         line.say(*rows[-1], rate)
                 scores = None
                 if due[2]:
-                    try:
-                        scores, picture = evaluate(state)
-                    except Exception:  # whatever is wrong with the validation data must not cost the training
-                        checkpoints.save(step, to_items(state), config)
-                        checkpoints.wait()
-                        raise
-                    if records is not None:
-                        records.write("validation", [(step, scores)])
-                        records.picture("validation", step, picture)
-                        show_picture(workdir / "pictures" / f"step_{step:08d}.png", picture)
-                        line.say(step, scores, None)
+                    scores = validate(line)
                     if step // evaluate_every > before // evaluate_every:  # not because the run is over, as yet
                         state = after_validation(state, scores)
+                    over = enough()
                 if due[1] or due[2]:
                     checkpoints.save(step, to_items(state), config, scores)
                     saved = step
@@ -127,7 +141,7 @@ def train(
             if saved != step:
                 checkpoints.save(step, to_items(state), config)
             checkpoints.wait()
-        if step < steps:
+        if step < steps and not over:
             logger.warning("stopped at step %d of %d and saved; the same command goes on from here", step, steps)
         if records is not None:
             records.close()
@@ -139,7 +153,7 @@ def train(
 def _images(batch: Batch) -> int:
     """How many frames a batch has losses of; a pair of images is two."""
     if "sharp" in batch:
-        return math.prod(batch["sharp"].shape[:2])
+        return math.prod(batch["sharp"].shape[:2]) + len(batch.get("unlabelled", ()))
     return 2 * len(batch["image_1"]) if "image_1" in batch else len(batch["blurred"])
 
 

@@ -88,4 +88,4 @@ def make_optimizer(
 
 
 def _names(path: Any) -> tuple[str, ...]:
-    return tuple(str(entry.key) for entry in path)
+    return tuple(str(entry.key if isinstance(entry, jax.tree_util.DictKey) else entry.name) for entry in path)

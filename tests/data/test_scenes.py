@@ -254,15 +254,6 @@ def test_frames_that_are_no_squares_are_not_turned():
         scenes.turned({"sharp": jnp.zeros((1, 1, 8, 9, 3))}, 1)
 
 
-def test_srgb_curve():
-    x = jnp.linspace(0, 1, 1001)
-    np.testing.assert_allclose(
-        scenes.linear_to_srgb(scenes.srgb_to_linear(x[:, None, None])), x[:, None, None], atol=2e-6
-    )
-    np.testing.assert_allclose(scenes.srgb_to_linear(x[:, None, None])[:, 0, 0], linear(x), atol=1e-6)
-    assert float(scenes.srgb_to_linear(jnp.full((1, 1, 1), 0.5))[0, 0, 0]) == pytest.approx(0.2140411, abs=1e-6)
-
-
 def test_jit_equals_eager():
     scene = scene_of(waves(64, 3), camera=path((3.0, 1.0, 0.02, 0.01)), shot_noise=1e-4)
     eager = scenes.render_scene(jax.random.key(2), scene, SQUARE)

@@ -9,10 +9,10 @@ import pytest
 from parity import load_case, seeded_state_dict
 
 from jaxdeblur import create_model, restore
+from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.interop import from_torch
 from jaxdeblur.models import example_inputs, initial_variables
 from jaxdeblur.models.cdvd_tsp import RestorationNetwork
-from jaxdeblur.restoration.clip import frame_windows
 
 TOLERANCE = 2e-5  # of an array's largest value; measured 6e-6 at most
 

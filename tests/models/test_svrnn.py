@@ -9,10 +9,10 @@ import pytest
 from parity import load_case, seeded_state_dict
 
 from jaxdeblur import create_model, restore
+from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.interop import from_torch
 from jaxdeblur.models import example_inputs, initial_variables
 from jaxdeblur.models.svrnn import FINEST_FLOW, FlowNetwork, SVRNNConfig, in_pixels_of_own_grid
-from jaxdeblur.restoration.clip import frame_windows
 
 TOLERANCE = 2e-5  # of an array's largest value; measured 2e-6 at most
 CASES = ["case_a", "case_b_batch2"]

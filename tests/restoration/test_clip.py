@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.restoration import clip as clip_module
-from jaxdeblur.restoration.clip import frame_windows, restore
+from jaxdeblur.restoration.clip import restore
 
 
 class Outputs(NamedTuple):

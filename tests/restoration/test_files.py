@@ -12,8 +12,9 @@ from identity_model import IdentityModel
 from tiny_video import psnr_db, smooth_frames, sound_packets, time_stamps_s, write_video_file
 
 from jaxdeblur.data.image_io import ImageFile, read_image, write_image
+from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import VideoReader
-from jaxdeblur.restoration.files import deblur_folder, deblur_video, list_images, side_by_side
+from jaxdeblur.restoration.files import deblur_folder, deblur_video, side_by_side
 
 
 def frames_of(path):

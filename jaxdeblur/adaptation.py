@@ -1,0 +1,346 @@
+"""Tunes a network on blurry videos of the user's own, of which no sharp ones exist: `jaxdeblur adapt`.
+
+Reblur2Deblur's objective (`objectives.reblur`), its supervised half from rendered scenes. Every fifth frame of the
+videos is never tuned on; how well those are reblurred says when to stop, and whether anything was gained at all. The
+folder written is a training run's: it goes on when it was interrupted, and `deblur --checkpoint` takes it, at the step
+that reblurs best, which is the network as it was if nothing was gained.
+"""
+
+import csv
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxdeblur.checkpoint import (
+    find_checkpoint,
+    is_run_with_checkpoint,
+    load_config,
+    load_flow_network,
+    load_model,
+)
+from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.scenes import SceneConfig, batch_renderer, scene_batches
+from jaxdeblur.data.unlabelled import (
+    UnlabelledWindow,
+    choose_windows,
+    crop_of_sample,
+    read_frames,
+    unlabelled_batches,
+    windows_of_clip,
+)
+from jaxdeblur.evaluation.pictures import stack, strip, write_picture
+from jaxdeblur.interop.files import read_flow_network
+from jaxdeblur.objectives.reblur import FRAMES, ReblurObjective, TunedParams
+from jaxdeblur.restoration.saliency import saliency_sheet
+from jaxdeblur.training import loop
+from jaxdeblur.training.optimizers import make_optimizer, make_schedule
+from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
+from jaxdeblur.training.state import TrainState, init_state
+from jaxdeblur.training.step import make_train_step
+from jaxdeblur.types import Batch, PyTree
+
+logger = logging.getLogger(__name__)
+
+EXPOSURES = (0.25, 0.5, 0.75, 1.0)
+"""The small grid for which the reblur error is reported."""
+
+_FILE = "adaptation.json"
+_METRIC = "reblur_psnr_db"
+_HELD_BACK_EVERY = 5
+_HELD_BACK_CROPS = 16
+_MOST_BYTES = 2**30
+"""Of frames held in memory; of longer or larger videos windows are drawn at random."""
+_SCENES = 64
+"""Rendered once, and turned or mirrored each time they come round."""
+_PICTURED_CROPS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """How a network is tuned.
+
+    Attributes:
+        steps: most updates.
+        exposure: tau, see `ops.reblur.reblur`: 0.5 for a shutter that never closes, less for a shorter exposure.
+        light: see `ReblurObjective`.
+        alpha: the weight of the self-supervised half.
+        learning_rate: Adam's.
+        tune_flow: tune the flow network, too.
+        batch_size: of either half; rounded up to a multiple of the devices.
+        crop_px: of either half; smaller where the videos are.
+        evaluate_every: updates between two looks at the held-back frames.
+        patience: ends when so many looks in a row have not been the best.
+        seed: of crops, scenes and their order.
+    """
+
+    steps: int = 200
+    exposure: float = 0.5
+    light: Literal["encoded", "linear"] = "linear"
+    alpha: float = 1.0
+    learning_rate: float = 1e-4
+    tune_flow: bool = False
+    batch_size: int = 4
+    crop_px: int = 128
+    evaluate_every: int = 20
+    patience: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("steps", "batch_size", "crop_px", "evaluate_every", "patience"), 1)
+        if low := [
+            f"{name} is {getattr(self, name)}" for name, lowest in least.items() if getattr(self, name) < lowest
+        ]:
+            raise ValueError(f"{', '.join(low)}; expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """What came of it. Reblur errors are PSNR, in decibel, of reblurred against blurred held-back frames: more is
+    better."""
+
+    steps: int
+    """Updates made."""
+    best_step: int
+    """Of them, those behind the network that is kept. 0: nothing was gained, it is as it was."""
+    finished: bool
+    """False where it was interrupted; the same call goes on."""
+    before_db: float
+    after_db: float
+    held_back: bool
+    """False where the videos are too short to hold frames back, so that errors are of frames that were tuned on."""
+    grid_db: dict[float, tuple[float, float]]
+    """By exposure, before and after."""
+
+
+def adapt(
+    sources: Sequence[StrPath],
+    out: str | Path,
+    *,
+    checkpoint: str | Path,
+    flow_checkpoint: str | Path,
+    flow_name: str = "flownets",
+    settings: Adaptation = Adaptation(),
+) -> Adapted:
+    """Tunes a network on the blurry frames of videos or folders of images.
+
+    Args:
+        sources: videos or folders of images, each of 3 frames or more.
+        out: the run's folder, new or empty, or one that the same call has begun.
+        checkpoint: of the network to tune, a run or a checkpoint.
+        flow_checkpoint: of a flow network; or an official file of the network flow_name.
+    Raises:
+        ValueError, OSError: what is given cannot be used; the message says what and why.
+    """
+    out = Path(out).absolute()
+    about = {
+        **dataclasses.asdict(settings),
+        "sources": [str(Path(source).absolute()) for source in sources],
+        "checkpoint": str(find_checkpoint(checkpoint)),
+        "flow_checkpoint": str(Path(flow_checkpoint).absolute()),
+    }
+    _check_out(out, about)
+    model, variables = load_model(checkpoint)
+    saved = load_config(find_checkpoint(checkpoint))["model"]
+    flow_net, flow_variables, flow_saved = read_flow_network(flow_checkpoint, flow_name)
+    objective = ReblurObjective(
+        model,
+        flow_net,
+        alpha=settings.alpha,
+        exposure=settings.exposure,
+        light=settings.light,
+        tune_flow=settings.tune_flow,
+        batch_statistics=False,  # those of a few crops of one video would be no good for anything else
+    )
+    logger.info("reading %s", ", ".join(map(str, sources)))
+    windows = read_windows(sources, objective, seed=settings.seed)
+    tuned_on, held_back = hold_back(windows)
+    crop_px = fitting_crop_px(windows, settings.crop_px, model.size_multiple)
+
+    mesh = make_mesh()
+    devices = mesh.devices.size
+    batch_size = -(-settings.batch_size // devices) * devices
+    batches = _mixed_batches(objective, tuned_on, crop_px=crop_px, batch_size=batch_size, seed=settings.seed, mesh=mesh)
+    judged = held_back or tuned_on
+    crops = np.stack(
+        [crop_of_sample(judged, n, crop_px=crop_px, seed=settings.seed + 1) for n in range(_HELD_BACK_CROPS)]
+    )
+    schedule = {name: make_schedule(settings.learning_rate, kind="constant", steps=1) for name in ("model", "flow_net")}
+    optimizers = {
+        group: make_optimizer(
+            schedule,
+            functools.partial(objective.learning_rate_name, group),
+            adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+        )
+        for group in objective.groups
+    }
+    start = {**variables, "params": TunedParams(variables["params"], flow_variables)}
+    state = init_state(jax.random.key(settings.seed), start, optimizers, ema=False)
+    train_step = make_train_step(objective, optimizers, mesh=mesh)
+    reblur = _reblur(objective)
+
+    def evaluate(state: TrainState) -> loop.Evaluation:
+        params, statistics = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
+        metrics, pictures = reblur(params, statistics, crops)
+        return {_METRIC: metrics}, pictures
+
+    logger.info(
+        "tuning on %d frames in crops of %d px, %s",
+        len(tuned_on),
+        crop_px,
+        f"{len(held_back)} held back" if held_back else "too few to hold any back",
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / _FILE) as partial:
+        partial.write_text(json.dumps(about, indent=1) + "\n")
+    state = loop.train(
+        replicate(state, mesh),
+        lambda _: train_step,
+        batches,
+        frozen={},
+        workdir=out,
+        config={"model": saved, "flow_net": flow_saved, "adaptation": about},
+        steps=settings.steps,
+        updates_per_batch=1,
+        log_every=settings.evaluate_every,
+        checkpoint_every=settings.evaluate_every,
+        evaluate_every=settings.evaluate_every,
+        evaluate=evaluate,
+        show_picture=write_picture,
+        validate_first=True,
+        enough=lambda: _has_not_been_best(_scores(out), settings.patience),
+    )
+    scores = _scores(out)
+    best_step = max(scores, key=lambda step: scores[step])
+    finished = int(state.step) >= settings.steps or _has_not_been_best(scores, settings.patience)
+    _, after = load_model(out)
+    _, flow_after, _ = load_flow_network(out)
+    best = TunedParams(after["params"], flow_after)
+    grid = {}
+    for exposure in sorted({*EXPOSURES, settings.exposure}):
+        run = _reblur(dataclasses.replace(objective, exposure=exposure))
+        grid[exposure] = (
+            run(start["params"], variables.get("batch_stats", {}), crops)[0],
+            run(best, after.get("batch_stats", {}), crops)[0],
+        )
+    write_picture(
+        out / "pictures" / "saliency.png", saliency_sheet(model, {"before": variables, "after": after}, crops[0])
+    )
+    return Adapted(int(state.step), best_step, finished, scores[0], scores[best_step], bool(held_back), grid)
+
+
+def read_windows(sources: Sequence[StrPath], objective: ReblurObjective, *, seed: int) -> list[UnlabelledWindow]:
+    """Windows of all videos, as many as memory allows."""
+    before, after = objective.frames_before, objective.frames_after
+    every = itertools.chain.from_iterable(
+        windows_of_clip(str(source), read_frames(source), before=before, after=after) for source in sources
+    )
+    windows = choose_windows(every, most_bytes=_MOST_BYTES, seed=seed)
+    if not windows:
+        raise ValueError(
+            f"{', '.join(map(str, sources))}: no frame has a neighbour on either side; tuning needs 3 frames or more"
+        )
+    return windows
+
+
+def hold_back(windows: Sequence[UnlabelledWindow]) -> tuple[list[UnlabelledWindow], list[UnlabelledWindow]]:
+    """Those that are tuned on, and every fifth, which never is; of fewer than three none is held back."""
+    held = [window for number, window in enumerate(windows) if number % _HELD_BACK_EVERY == 2]
+    return [window for number, window in enumerate(windows) if number % _HELD_BACK_EVERY != 2], held
+
+
+def fitting_crop_px(windows: Sequence[UnlabelledWindow], crop_px: int, multiple: int) -> int:
+    """The largest crop, no larger than asked for, that fits into all frames and the network."""
+    smallest = min(min(window.frames[0].shape[:2]) for window in windows)
+    fitting = min(crop_px, smallest) // multiple * multiple
+    if not fitting:
+        raise ValueError(
+            f"frames of {smallest} px, or crops of {crop_px}, are too small for the network, which takes multiples of "
+            f"{multiple} px"
+        )
+    return fitting
+
+
+def _reblur(objective: ReblurObjective) -> Callable[[TunedParams, PyTree, np.ndarray], tuple[float, np.ndarray]]:
+    """(params, statistics, crops) -> reblur error as PSNR, and a picture: blurred, restored, reblurred."""
+
+    @jax.jit
+    def reblur(params: TunedParams, statistics: PyTree, crops: jax.Array) -> Any:
+        found, _ = objective.reblur(params, statistics, crops, train=False)
+        return objective.reblur_error(found), found.blurred, found.restored[:, FRAMES // 2], found.reblurred
+
+    def run(params: TunedParams, statistics: PyTree, crops: np.ndarray) -> tuple[float, np.ndarray]:
+        # One crop after another, for memory's sake.
+        found = [jax.tree.map(np.asarray, reblur(params, statistics, crop[None])) for crop in crops]
+        error = float(np.mean([values[0] for values in found]))
+        strips = [strip([_to_u8(image[0]) for image in values[1:]]) for values in found[:_PICTURED_CROPS]]
+        return -10 * math.log10(max(error, 1e-12)), stack(strips)
+
+    return run
+
+
+def _to_u8(image: np.ndarray) -> np.ndarray:
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+
+
+def _mixed_batches(
+    objective: ReblurObjective,
+    windows: Sequence[UnlabelledWindow],
+    *,
+    crop_px: int,
+    batch_size: int,
+    seed: int,
+    mesh: Any,
+) -> Callable[[int], Iterator[Batch]]:
+    # A network with a memory is to have one where it is supervised, too.
+    frames = 1 + getattr(objective.model, "memory_frames", 0)
+    scene = SceneConfig(frames=frames, height=crop_px, width=crop_px)
+    past, future = objective.past_frames, objective.future_frames
+    render = batch_renderer(scene, batch_size=batch_size, mesh=mesh, past=past, future=future)
+    distinct = -(-_SCENES // batch_size) * batch_size
+    scenes = scene_batches(render, seed=seed, batch_size=batch_size, distinct_clips=distinct, turned_anew=True)
+
+    def batches(first: int) -> Iterator[Batch]:
+        clips = unlabelled_batches(windows, batch_size=batch_size, crop_px=crop_px, seed=seed, first_batch=first)
+        for batch, unlabelled in zip(scenes(first), clips, strict=True):
+            yield {
+                "blurred": batch["blurred"],
+                "sharp": batch["sharp"],
+                "unlabelled": shard_batch(unlabelled, mesh),
+            }
+
+    return batches
+
+
+def _check_out(out: Path, about: dict[str, Any]) -> None:
+    """Raises unless the folder is new or empty, or holds what the same call has begun, but for the number of steps."""
+    file = out / _FILE
+    if file.exists() and is_run_with_checkpoint(out):
+        saved = json.loads(file.read_text())
+        changed = [
+            f"{name}: {saved.get(name)!r} -> {about[name]!r}" for name in about if about[name] != saved.get(name)
+        ]
+        if changed := [change for change in changed if not change.startswith("steps")]:
+            raise ValueError(f"{out} holds another tuning; name another folder, or restore {'; '.join(changed)}")
+    elif out.exists() and (not out.is_dir() or any(entry.name != _FILE for entry in out.iterdir())):
+        raise ValueError(f"{out} exists and holds no tuning; name a new folder")
+
+
+def _scores(out: Path) -> dict[int, float]:
+    """Step -> how well held-back frames were reblurred."""
+    with (out / "validation.csv").open(newline="") as stream:
+        return {int(row["step"]): float(row[_METRIC]) for row in csv.DictReader(stream)}
+
+
+def _has_not_been_best(scores: dict[int, float], patience: int) -> bool:
+    """Whether the last so many scores are all below an earlier one."""
+    values = [scores[step] for step in sorted(scores)]
+    return len(values) > patience and max(values[:-patience]) >= max(values[-patience:])

@@ -1,0 +1,129 @@
+"""Blurry videos of which no sharp ones exist: windows around their frames, held in memory, and crops of them.
+
+As in `clips` and `transforms` nothing has a state: what sample n of a run is follows from (seed, n).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdeblur.data.clips import batch_share, check_start, epoch_order, frame_windows
+from jaxdeblur.data.image_io import StrPath, read_image
+from jaxdeblur.data.transforms import draw_geometry
+from jaxdeblur.data.video_folder import list_images
+from jaxdeblur.data.video_io import VideoReader
+
+_CHOICE_STREAM = 5
+"""Keeps these draws apart from those of `clips`, `transforms`, `flow_pairs` and `scenes` at the same seed."""
+
+
+class UnlabelledWindow(NamedTuple):
+    """A frame with what lies around it."""
+
+    clip: str
+    frame: int
+    """Its number in the clip, from 0."""
+    frames: tuple[np.ndarray, ...]
+    """before + 1 + after of them, (H, W, 3), uint8 or uint16; windows share their frames' memory."""
+
+
+def read_frames(path: StrPath) -> Iterator[np.ndarray]:
+    """The frames of a video, or of a folder of images in the order of their names: (H, W, 3), uint8 or uint16.
+
+    Raises:
+        OSError, ValueError: there is none, or it is damaged; the message names the file.
+    """
+    if Path(path).is_dir():
+        yield from (read_image(file).rgb for file in list_images(path))
+        return
+    with VideoReader(path) as reader:
+        for frame in reader:
+            yield frame.rgb
+
+
+def windows_of_clip(clip: str, frames: Iterable[np.ndarray], *, before: int, after: int) -> Iterator[UnlabelledWindow]:
+    """A window of every frame that has a neighbour on either side, as they come. Beyond a clip's ends stand copies of
+    its end frames; a copy in a neighbour's place would show no motion where there is blur, hence not of every frame.
+
+    Raises:
+        ValueError: a frame's size or type is not the first one's.
+    """
+
+    def alike() -> Iterator[np.ndarray]:
+        first: np.ndarray | None = None
+        for number, frame in enumerate(frames):
+            first = frame if first is None else first
+            if frame.shape != first.shape or frame.dtype != first.dtype:
+                raise ValueError(
+                    f"{clip}: frame {number} is {frame.dtype} {frame.shape}, frame 0 {first.dtype} {first.shape}; "
+                    "the frames of a clip must be alike"
+                )
+            yield frame
+
+    held_back: UnlabelledWindow | None = None
+    for number, window in enumerate(frame_windows(alike(), before, after, beyond_ends="repeat")):
+        if held_back is not None:  # by now it has a successor
+            yield held_back
+        held_back = UnlabelledWindow(clip, number, window) if number > 0 else None
+
+
+def choose_windows(windows: Iterable[UnlabelledWindow], *, most_bytes: int, seed: int) -> list[UnlabelledWindow]:
+    """As many windows as fit, each as likely as any other, in order (reservoir sampling: whatever the length of a
+    video, no more is ever held). At least one, if there is one."""
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((_CHOICE_STREAM, seed))))
+    chosen: list[tuple[int, UnlabelledWindow]] = []
+    most = 1
+    for number, window in enumerate(windows):
+        if number == 0:
+            most = max(1, most_bytes // sum(frame.nbytes for frame in window.frames))
+        if len(chosen) < most:
+            chosen.append((number, window))
+        elif (place := int(draw.integers(number + 1))) < most:
+            chosen[place] = (number, window)
+    return [window for _, window in sorted(chosen, key=lambda entry: entry[0])]
+
+
+def unlabelled_batches(
+    windows: Sequence[UnlabelledWindow],
+    *,
+    batch_size: int,
+    crop_px: int,
+    seed: int,
+    first_batch: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[np.ndarray]:
+    """Endless batches (B / process_count, before + 1 + after, crop, crop, 3), float32 in [0, 1]: every window once in
+    each pass, in a new order, cut at a place of its own that is the same for all its frames.
+
+    Raises:
+        ValueError: no windows, or a frame smaller than the crop.
+    """
+    if not windows:
+        raise ValueError("there is no frame with a neighbour on either side; clips need 3 frames or more")
+    for window in windows:
+        height, width, _ = window.frames[0].shape
+        if min(height, width) < crop_px:
+            raise ValueError(f"{window.clip}: frames are {width}x{height}, smaller than crops of {crop_px} px")
+    share = batch_share(batch_size, process_index, process_count)
+    check_start(seed, first_batch)
+    number = first_batch
+    while True:
+        samples = range(number * batch_size + share.start, number * batch_size + share.stop)
+        yield np.stack([crop_of_sample(windows, sample, crop_px=crop_px, seed=seed) for sample in samples])
+        number += 1
+
+
+def crop_of_sample(windows: Sequence[UnlabelledWindow], sample: int, *, crop_px: int, seed: int) -> np.ndarray:
+    """Crop number `sample` of a run, (before + 1 + after, crop, crop, 3), float32 in [0, 1]."""
+    epoch, position = divmod(sample, len(windows))
+    frames = windows[epoch_order(len(windows), seed=seed, epoch=epoch)[position]].frames
+    height, width, _ = frames[0].shape
+    place = draw_geometry(
+        seed=seed, sample=sample, frame_size_px=(height, width), crop_px=(crop_px, crop_px), augmentation=None
+    )
+    rows, columns = slice(place.top_px, place.top_px + crop_px), slice(place.left_px, place.left_px + crop_px)
+    crop = np.stack([frame[rows, columns] for frame in frames])
+    return crop.astype(np.float32) / np.float32(np.iinfo(crop.dtype).max)
