@@ -39,7 +39,7 @@ from jaxdeblur.data.unlabelled import (
 )
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.interop.files import read_flow_network
-from jaxdeblur.objectives.reblur import FRAMES, ReblurObjective, TunedParams
+from jaxdeblur.objectives.reblur import FRAMES, Estimated, ReblurObjective, TunedParams
 from jaxdeblur.restoration.saliency import saliency_sheet
 from jaxdeblur.training import loop
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
@@ -85,8 +85,8 @@ class Adaptation:
     steps: int = 200
     exposure: float = 0.5
     light: Literal["encoded", "linear"] = "linear"
-    alpha: float = 1.0
-    learning_rate: float = 1e-4
+    alpha: float = 3.0
+    learning_rate: float = 2e-4
     tune_flow: bool = False
     batch_size: int = 4
     crop_px: int = 128
@@ -157,6 +157,7 @@ def adapt(
         alpha=settings.alpha,
         exposure=settings.exposure,
         light=settings.light,
+        flow_gradient=False,  # or the network learns to mislead the flow network
         tune_flow=settings.tune_flow,
         batch_statistics=False,  # those of a few crops of one video would be no good for anything else
     )
@@ -185,12 +186,11 @@ def adapt(
     start = {**variables, "params": TunedParams(variables["params"], flow_variables)}
     state = init_state(jax.random.key(settings.seed), start, optimizers, ema=False)
     train_step = make_train_step(objective, optimizers, mesh=mesh)
-    reblur = _reblur(objective)
+    estimate = _estimate(objective, crops)
 
     def evaluate(state: TrainState) -> loop.Evaluation:
-        params, statistics = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
-        metrics, pictures = reblur(params, statistics, crops)
-        return {_METRIC: metrics}, pictures
+        found = estimate(*jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics)))
+        return {_METRIC: _reblur_psnr_db(objective, found)}, _picture(objective, found)
 
     logger.info(
         "tuning on %d frames in crops of %d px, %s",
@@ -223,18 +223,18 @@ def adapt(
     finished = int(state.step) >= settings.steps or _has_not_been_best(scores, settings.patience)
     _, after = load_model(out)
     _, flow_after, _ = load_flow_network(out)
-    best = TunedParams(after["params"], flow_after)
-    grid = {}
+    each = [
+        estimate(start["params"], variables.get("batch_stats", {})),
+        estimate(TunedParams(after["params"], flow_after), after.get("batch_stats", {})),
+    ]
+    grid_db = {}
     for exposure in sorted({*EXPOSURES, settings.exposure}):
-        run = _reblur(dataclasses.replace(objective, exposure=exposure))
-        grid[exposure] = (
-            run(start["params"], variables.get("batch_stats", {}), crops)[0],
-            run(best, after.get("batch_stats", {}), crops)[0],
-        )
-    write_picture(
-        out / "pictures" / "saliency.png", saliency_sheet(model, {"before": variables, "after": after}, crops[0])
-    )
-    return Adapted(int(state.step), best_step, finished, scores[0], scores[best_step], bool(held_back), grid)
+        other = dataclasses.replace(objective, exposure=exposure)
+        before_db, after_db = (_reblur_psnr_db(other, found) for found in each)
+        grid_db[exposure] = (before_db, after_db)
+    sheet = saliency_sheet(model, {"before": variables, "after": after}, crops[0])
+    write_picture(out / "pictures" / "saliency.png", sheet)
+    return Adapted(int(state.step), best_step, finished, scores[0], scores[best_step], bool(held_back), grid_db)
 
 
 def read_windows(sources: Sequence[StrPath], objective: ReblurObjective, *, seed: int) -> list[UnlabelledWindow]:
@@ -269,22 +269,28 @@ def fitting_crop_px(windows: Sequence[UnlabelledWindow], crop_px: int, multiple:
     return fitting
 
 
-def _reblur(objective: ReblurObjective) -> Callable[[TunedParams, PyTree, np.ndarray], tuple[float, np.ndarray]]:
-    """(params, statistics, crops) -> reblur error as PSNR, and a picture: blurred, restored, reblurred."""
+def _estimate(objective: ReblurObjective, crops: np.ndarray) -> Callable[[TunedParams, PyTree], list[Estimated]]:
+    """(params, statistics) -> what the networks make of every crop, one after another for memory's sake."""
+    run = jax.jit(functools.partial(objective.estimate, train=False))
+    return lambda params, statistics: [run(params, statistics, crop[None])[0] for crop in crops]
 
-    @jax.jit
-    def reblur(params: TunedParams, statistics: PyTree, crops: jax.Array) -> Any:
-        found, _ = objective.reblur(params, statistics, crops, train=False)
-        return objective.reblur_error(found), found.blurred, found.restored[:, FRAMES // 2], found.reblurred
 
-    def run(params: TunedParams, statistics: PyTree, crops: np.ndarray) -> tuple[float, np.ndarray]:
-        # One crop after another, for memory's sake.
-        found = [jax.tree.map(np.asarray, reblur(params, statistics, crop[None])) for crop in crops]
-        error = float(np.mean([values[0] for values in found]))
-        strips = [strip([_to_u8(image[0]) for image in values[1:]]) for values in found[:_PICTURED_CROPS]]
-        return -10 * math.log10(max(error, 1e-12)), stack(strips)
+def _reblur_psnr_db(objective: ReblurObjective, each: Sequence[Estimated]) -> float:
+    error = float(np.mean([_error(objective, found) for found in each]))
+    return -10 * math.log10(max(error, 1e-12))
 
-    return run
+
+@functools.partial(jax.jit, static_argnums=0)
+def _error(objective: ReblurObjective, found: Estimated) -> jax.Array:
+    return objective.reblur_error(found)
+
+
+def _picture(objective: ReblurObjective, each: Sequence[Estimated]) -> np.ndarray:
+    """The first crops: blurred, restored, reblurred."""
+    rows = [
+        (found.blurred, found.restored[:, FRAMES // 2], objective.reblurred(found)) for found in each[:_PICTURED_CROPS]
+    ]
+    return stack([strip([_to_u8(np.asarray(image[0])) for image in row]) for row in rows])
 
 
 def _to_u8(image: np.ndarray) -> np.ndarray:

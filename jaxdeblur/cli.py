@@ -109,10 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         "--alpha",
         metavar="A",
         type=float,
-        default=1.0,
+        default=3.0,
         help="weight of the reblur error beside that of rendered scenes; the paper has 0.1 (default: %(default)s)",
     )
-    adapt.add_argument("--learning-rate", metavar="R", type=float, default=1e-4, help="(default: %(default)s)")
+    adapt.add_argument("--learning-rate", metavar="R", type=float, default=2e-4, help="(default: %(default)s)")
     adapt.add_argument("--tune-flow", action="store_true", help="tune the flow network, too, as the paper does")
     adapt.add_argument("--seed", metavar="N", type=int, default=0, help="(default: %(default)s)")
     adapt.set_defaults(run=_adapt)

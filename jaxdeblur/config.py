@@ -525,7 +525,7 @@ def reblur_error(
 
     @jax.jit
     def errors(state: TrainState, clips: jax.Array) -> jax.Array:
-        found, _ = objective.reblur(state.params, state.statistics, scaled_bytes(clips), train=False)
+        found, _ = objective.estimate(state.params, state.statistics, scaled_bytes(clips), train=False)
         return objective.reblur_error(found)
 
     def metrics(state: TrainState) -> dict[str, float]:

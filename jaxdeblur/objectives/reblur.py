@@ -21,7 +21,7 @@ from jaxdeblur.models import is_flow_network
 from jaxdeblur.models.windows import restore_consecutive
 from jaxdeblur.objectives import scaled_bytes
 from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
-from jaxdeblur.ops.reblur import FORMS, Form, reblur
+from jaxdeblur.ops.reblur import Form, check_options, reblur
 from jaxdeblur.types import Batch, Clip, Flow, Image, PyTree, Variables
 
 FRAMES = 3
@@ -39,14 +39,13 @@ class TunedParams:
 
 
 @flax.struct.dataclass
-class Reblurred:
-    """What comes of an unlabelled clip."""
+class Estimated:
+    """What the networks make of an unlabelled clip."""
 
     blurred: Image  # (B, H, W, 3), the middle frame as it was given
     restored: Clip  # (B, 3, H, W, 3)
     flow_next_to_cur: Flow  # (B, H, W, 2), between restored frames
     flow_prev_to_cur: Flow
-    reblurred: Image  # (B, H, W, 3), the middle frame, restored and blurred again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +92,12 @@ class ReblurObjective:
         if not is_flow_network(self.flow_net):
             raise ValueError(f"{type(self.flow_net).__name__} is no flow network; expected one such as pwcnet")
         for field, choices in (
-            ("form", FORMS),
             ("light", ("encoded", "linear")),
             ("uses", ("both", "next")),
         ):
             if getattr(self, field) not in choices:
                 raise ValueError(f"objective.{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}")
+        check_options(self.form, self.exposure, self.samples)
         if not (self.tune_model or self.tune_flow):
             raise ValueError("objective.tune_model and tune_flow are both False, so that there is nothing to tune")
         if self.alpha < 0 or self.rim_px < 0:
@@ -157,15 +156,15 @@ class ReblurObjective:
             self.model, variables, prepared["blurred"], count=sharp.shape[1], train=train
         )
         supervised = jnp.mean(mean_squared_error(restored, sharp))
-        found, statistics = self.reblur(params, statistics, prepared["unlabelled"], train=train)
+        found, statistics = self.estimate(params, statistics, prepared["unlabelled"], train=train)
         self_supervised = jnp.mean(self.reblur_error(found))
         total = supervised + self.alpha * self_supervised
         return {"total": total}, statistics, carry, {"supervised": supervised, "self_supervised": self_supervised}
 
-    def reblur(
+    def estimate(
         self, params: TunedParams, statistics: PyTree, unlabelled: Clip, *, train: bool
-    ) -> tuple[Reblurred, PyTree]:
-        """Restores three frames of unlabelled clips, see `prepare`, and blurs the middle one again; the statistics."""
+    ) -> tuple[Estimated, PyTree]:
+        """Restores three frames of unlabelled clips, see `prepare`, and the flows to the middle one; the statistics."""
         variables = _variables(params.model, statistics)
         restored, statistics = restore_consecutive(self.model, variables, unlabelled, count=FRAMES, train=train)
         previous, current, following = (restored[:, i] for i in range(FRAMES))
@@ -178,27 +177,29 @@ class ReblurObjective:
         flows = flows.reshape(len(current), -1, *flows.shape[1:])
         flow_next_to_cur = flows[:, 0]
         flow_prev_to_cur = flows[:, 1] if self.uses == "both" else -flow_next_to_cur
+        return Estimated(unlabelled[:, self.frames_before], restored, flow_next_to_cur, flow_prev_to_cur), statistics
+
+    def reblurred(self, found: Estimated) -> Image:
+        """The restored middle frame, blurred again: (B, H, W, 3)."""
+        current = found.restored[:, FRAMES // 2]
         reblurred = reblur(
             srgb_to_linear(current) if self.light == "linear" else current,
-            flow_next_to_cur,
-            flow_prev_to_cur,
+            found.flow_next_to_cur,
+            found.flow_prev_to_cur,
             exposure=self.exposure,
             form=self.form,
             samples=self.samples,
         )
-        if self.light == "linear":
-            reblurred = linear_to_srgb(reblurred)
-        blurred = unlabelled[:, self.frames_before]
-        return Reblurred(blurred, restored, flow_next_to_cur, flow_prev_to_cur, reblurred), statistics
+        return linear_to_srgb(reblurred) if self.light == "linear" else reblurred
 
-    def reblur_error(self, found: Reblurred) -> jax.Array:
+    def reblur_error(self, found: Estimated) -> jax.Array:
         """The mean squared difference between reblurred and blurred frames inside the rim, (B,)."""
         height, width = found.blurred.shape[1:3]
         rim = self.rim_px
         if 2 * rim >= min(height, width):
             raise ValueError(f"a rim of {rim} px leaves nothing of {width}x{height} frames; use larger crops")
         inside = (slice(None), slice(rim, height - rim), slice(rim, width - rim))
-        return mean_squared_error(found.reblurred[inside], found.blurred[inside])
+        return mean_squared_error(self.reblurred(found)[inside], found.blurred[inside])
 
 
 def _variables(params: PyTree, statistics: PyTree) -> dict[str, PyTree]:

@@ -63,12 +63,7 @@ def reblur(
     for flow in flows:
         if flow.shape[:-1] != image.shape[:-1]:
             raise ValueError(f"flow has shape {flow.shape}, image {image.shape}; expected one size, resize the flow")
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
-    if not 0 < exposure <= 2:
-        raise ValueError(f"exposure is {exposure}; expected a part of the motion between frames, above 0, at most 2")
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; expected 1 or more")
+    check_options(form, exposure, samples)
     lead, size = image.shape[:-3], image.shape[-3:-1]
     frames = jnp.asarray(image, jnp.float32).reshape(-1, *image.shape[-3:])
     clipped = [
@@ -85,6 +80,16 @@ def reblur(
         count = 1 if form == "ends" else samples
         blurred = _sum_of_terms(functools.partial(_sample, exposure, form == "ends", count), count, frames, *clipped)
     return blurred.reshape(*lead, *size, -1).astype(image.dtype)
+
+
+def check_options(form: str, exposure: float, samples: int) -> None:
+    """Raises a ValueError unless `reblur` takes them."""
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+    if not 0 < exposure <= 2:
+        raise ValueError(f"exposure is {exposure}; expected a part of the motion between frames, above 0, at most 2")
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; expected 1 or more")
 
 
 def kernel_reach_px(exposure: float) -> int:

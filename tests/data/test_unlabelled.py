@@ -86,7 +86,7 @@ def test_every_window_comes_once_a_pass_and_a_run_goes_on_where_it_stopped():
 
 def test_what_cannot_be_cropped_is_refused():
     windows = list(windows_of_clip("a.mp4", frames(3), before=1, after=1))
-    with pytest.raises(ValueError, match="a.mp4: frames are 8x6, smaller than crops of 7 px"):
+    with pytest.raises(ValueError, match=r"a\.mp4: frames are 8x6, smaller than crops of 7 px"):
         next(unlabelled_batches(windows, batch_size=1, crop_px=7, seed=0))
     with pytest.raises(ValueError, match="clips need 3 frames or more"):
         next(unlabelled_batches([], batch_size=1, crop_px=7, seed=0))
