@@ -46,6 +46,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = ""  # initial.checkpoint says what it is, and its sizes
+    config.flow_net = ConfigDict()
+    config.flow_net.name = ""  # initial.flow_checkpoint does
 
     config.initial = ConfigDict()
     config.initial.checkpoint = ""  # the network to tune

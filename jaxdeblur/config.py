@@ -4,6 +4,7 @@ seed
 model       name and the fields of its configuration that differ from the named variant
 initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from; of a tuning
             (Reblur2Deblur) checkpoint, flow_checkpoint, flow_name: the networks that are tuned
+flow_net    of a tuning: likewise of the flow network beside the model
 objective   the fields of the paper's objective; teacher_checkpoint (multi-task units), turn_updates (VDFlow)
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
             "scenes", "sintel", "flying_chairs", "flow_folders"), labelled (VDFlow's true flow: LABELLED_SOURCES),
@@ -215,7 +216,7 @@ def build_turns(config: ConfigDict, model: Any) -> Turns:
 def build_objective(config: ConfigDict, model: Any) -> Objective:
     options = config.objective.to_dict()
     if "unlabelled" in config.data:
-        if "flow_net" not in config:
+        if not config.flow_net.name:
             raise ValueError(
                 "initial.flow_checkpoint is empty; name a flow network's run or checkpoint, or an official file of "
                 f"{config.initial.flow_name} (initial.flow_name). To train one: python train.py "
