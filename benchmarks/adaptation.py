@@ -3,11 +3,12 @@
     python -m benchmarks.adaptation [--out FOLDER] [--clips 8] [--steps 200]
 
 Trains by train.py a flow network, and DBN+SINGLE on scenes that move up to 5 px a frame; what is there already is not
-trained again. Then tunes the network on clips of 128 x 128 px that move up to 12 px, by the rule and with the numbers
-of `jaxdeblur adapt`: on each clip alone (individual), and on all together (group). "labelled half alone" is the same
-number of updates without the reblur error: what is gained there, training longer would have gained anyway. Prints PSNR
-of all frames against the hidden truth, losers included, and writes table.txt and a picture a clip to FOLDER, which is
-runs/adaptation if not given.
+trained again. Then tunes the network on clips of 128 x 128 px that move up to 12 px, with the objective, alpha and
+learning rate of `jaxdeblur adapt`, but for a fixed number of updates, nothing held back and half its batch: on each
+clip alone (individual), and on all together (group). "labelled half alone" is the same number of updates without the
+reblur error: what is gained there, training longer would have gained anyway. Prints PSNR of all frames against the
+hidden truth, losers included, and writes table.txt and a picture a clip to FOLDER, which is runs/adaptation if not
+given.
 """
 
 import argparse

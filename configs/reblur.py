@@ -7,9 +7,9 @@
 
 initial.checkpoint is the network to tune, a run or a checkpoint; initial.flow_checkpoint a flow network's, or an
 official file, of the network initial.flow_name. Every batch has a supervised half, of the training data, and an
-unlabelled half, of the very clips that are then scored, of which only the blurred frames are read: scores are of tuning
-on the test clips themselves, as in the paper. Metrics named truth_... are for people; the best checkpoint is the one
-that reblurs best.
+unlabelled half, of the very clips that are then scored, of which only the blurred frames are learned from: scores are
+of tuning on the test clips themselves, as in the paper. Metrics named truth_... are for people; the best checkpoint is
+the one that reblurs best. For videos without sharp ones there is `jaxdeblur adapt`.
 
 Variants (after the colon), data:
     (none)    GoPro data if data/gopro/ is prepared as a video folder, otherwise rendered scenes, loudly
@@ -127,10 +127,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training.ema_decay = placeholder(float)
     config.training.log_every = 10
     config.training.checkpoint_every = 100
-    config.training.evaluate_every = 100
+    config.training.evaluate_every = 100 if mode == "quick" else 1000
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "common"
     config.evaluation.frames = 7  # of a rendered clip
     config.evaluation.clips = 12 if config.data.source == "scenes" else 0  # 0: all of a video folder, 8 scenes
+    config.evaluation.validation_videos = 1  # of a folder, while training; 0: as many as clips
     return config.lock()

@@ -1,7 +1,8 @@
 """Tunes a network on blurry videos of the user's own, of which no sharp ones exist: `jaxdeblur adapt`.
 
-Reblur2Deblur's objective (`objectives.reblur`), its supervised half from rendered scenes. Every fifth frame of the
-videos is never tuned on; how well those are reblurred says when to stop, and whether anything was gained at all. The
+Reblur2Deblur's objective (`objectives.reblur`), its supervised half from rendered scenes. No error of every fifth frame
+of the videos is ever tuned on, though its neighbours see it; how well those frames are reblurred says when to stop, and
+whether anything was gained at all, of which only looking tells whether it is sharper. The
 folder written is a training run's: it goes on when it was interrupted, and `deblur --checkpoint` takes it, at the step
 that reblurs best, which is the network as it was if nothing was gained.
 """
@@ -9,7 +10,6 @@ that reblurs best, which is the network as it was if nothing was gained.
 import csv
 import dataclasses
 import functools
-import itertools
 import json
 import logging
 import math
@@ -19,6 +19,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 
 from jaxdeblur.checkpoint import (
     find_checkpoint,
@@ -33,6 +36,7 @@ from jaxdeblur.data.unlabelled import (
     UnlabelledWindow,
     choose_windows,
     crop_of_sample,
+    cut_out,
     read_frames,
     unlabelled_batches,
     windows_of_clip,
@@ -40,6 +44,7 @@ from jaxdeblur.data.unlabelled import (
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.interop.files import read_flow_network
 from jaxdeblur.objectives.reblur import FRAMES, Estimated, ReblurObjective, TunedParams
+from jaxdeblur.ops.reblur import LARGEST_FLOW_PX
 from jaxdeblur.restoration.saliency import saliency_sheet
 from jaxdeblur.training import loop
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
@@ -58,7 +63,11 @@ _METRIC = "reblur_psnr_db"
 _HELD_BACK_EVERY = 5
 _HELD_BACK_CROPS = 16
 _MOST_BYTES = 2**30
-"""Of frames held in memory; of longer or larger videos windows are drawn at random."""
+"""Of frames held in memory; of longer videos windows are drawn at random."""
+_SQUARE_CROPS = 2
+"""Of larger frames a square of so many crops' sides is kept."""
+_CLIPPED_SHARE = 0.05
+"""Of flows longer than reblurring can follow: more are warned of."""
 _SCENES = 64
 """Rendered once, and turned or mirrored each time they come round."""
 _PICTURED_CROPS = 3
@@ -100,6 +109,9 @@ class Adaptation:
             f"{name} is {getattr(self, name)}" for name, lowest in least.items() if getattr(self, name) < lowest
         ]:
             raise ValueError(f"{', '.join(low)}; expected at least 1")
+        for name in ("learning_rate", "alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Adapted:
     held_back: bool
     """False where the videos are too short to hold frames back, so that errors are of frames that were tuned on."""
     grid_db: dict[float, tuple[float, float]]
-    """By exposure, before and after."""
+    """By exposure, before and after; empty where it was interrupted."""
 
 
 def adapt(
@@ -140,17 +152,20 @@ def adapt(
     Raises:
         ValueError, OSError: what is given cannot be used; the message says what and why.
     """
-    out = Path(out).absolute()
+    out, flow_path = Path(out).absolute(), Path(flow_checkpoint).absolute()
+    if flow_path.is_dir():
+        flow_path = find_checkpoint(flow_path)
     about = {
         **dataclasses.asdict(settings),
         "sources": [str(Path(source).absolute()) for source in sources],
         "checkpoint": str(find_checkpoint(checkpoint)),
-        "flow_checkpoint": str(Path(flow_checkpoint).absolute()),
+        "flow_checkpoint": str(flow_path),
+        "flow_name": flow_name,
     }
     _check_out(out, about)
     model, variables = load_model(checkpoint)
     saved = load_config(find_checkpoint(checkpoint))["model"]
-    flow_net, flow_variables, flow_saved = read_flow_network(flow_checkpoint, flow_name)
+    flow_net, flow_variables, flow_saved = read_flow_network(flow_path, flow_name)
     objective = ReblurObjective(
         model,
         flow_net,
@@ -161,8 +176,7 @@ def adapt(
         tune_flow=settings.tune_flow,
         batch_statistics=False,  # those of a few crops of one video would be no good for anything else
     )
-    logger.info("reading %s", ", ".join(map(str, sources)))
-    windows = read_windows(sources, objective, seed=settings.seed)
+    windows = read_windows(sources, objective, side_px=_SQUARE_CROPS * settings.crop_px, seed=settings.seed)
     tuned_on, held_back = hold_back(windows)
     crop_px = fitting_crop_px(windows, settings.crop_px, model.size_multiple)
 
@@ -192,6 +206,16 @@ def adapt(
         found = estimate(*jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics)))
         return {_METRIC: _reblur_psnr_db(objective, found)}, _picture(objective, found)
 
+    if crop_px < settings.crop_px:
+        logger.warning("crops are of %d px, not %d, since frames are smaller", crop_px, settings.crop_px)
+    before = estimate(start["params"], variables.get("batch_stats", {}))
+    clipped = np.mean([np.abs(found.flow_next_to_cur) > LARGEST_FLOW_PX for found in before])
+    if clipped > _CLIPPED_SHARE:
+        logger.warning(
+            "%.0f %% of the motion is longer than the %d px that reblurring follows; a smaller video may tune better",
+            100 * clipped,
+            LARGEST_FLOW_PX,
+        )
     logger.info(
         "tuning on %d frames in crops of %d px, %s",
         len(tuned_on),
@@ -216,34 +240,44 @@ def adapt(
         evaluate=evaluate,
         show_picture=write_picture,
         validate_first=True,
-        enough=lambda: _has_not_been_best(_scores(out), settings.patience),
+        enough=lambda step: _has_not_been_best(_scores(out, step), settings.patience),
     )
-    scores = _scores(out)
+    scores = _scores(out, int(state.step))
     best_step = max(scores, key=lambda step: scores[step])
     finished = int(state.step) >= settings.steps or _has_not_been_best(scores, settings.patience)
+    grid_db: dict[float, tuple[float, float]] = {}
+    if not finished:
+        return Adapted(int(state.step), best_step, False, scores[0], scores[best_step], bool(held_back), grid_db)
     _, after = load_model(out)
     _, flow_after, _ = load_flow_network(out)
-    each = [
-        estimate(start["params"], variables.get("batch_stats", {})),
-        estimate(TunedParams(after["params"], flow_after), after.get("batch_stats", {})),
-    ]
-    grid_db = {}
+    each = [before, estimate(TunedParams(after["params"], flow_after), after.get("batch_stats", {}))]
     for exposure in sorted({*EXPOSURES, settings.exposure}):
         other = dataclasses.replace(objective, exposure=exposure)
         before_db, after_db = (_reblur_psnr_db(other, found) for found in each)
         grid_db[exposure] = (before_db, after_db)
-    sheet = saliency_sheet(model, {"before": variables, "after": after}, crops[0])
-    write_picture(out / "pictures" / "saliency.png", sheet)
-    return Adapted(int(state.step), best_step, finished, scores[0], scores[best_step], bool(held_back), grid_db)
+    try:
+        # The window of the middle frame, which is what was held back.
+        sheet = saliency_sheet(model, {"before": variables, "after": after}, crops[0][: -(FRAMES // 2)])
+        write_picture(out / "pictures" / "saliency.png", sheet)
+    except ValueError as error:
+        logger.warning("no picture of the saliency: %s", error)
+    return Adapted(int(state.step), best_step, True, scores[0], scores[best_step], bool(held_back), grid_db)
 
 
-def read_windows(sources: Sequence[StrPath], objective: ReblurObjective, *, seed: int) -> list[UnlabelledWindow]:
-    """Windows of all videos, as many as memory allows."""
+def read_windows(
+    sources: Sequence[StrPath], objective: ReblurObjective, *, side_px: int, seed: int
+) -> list[UnlabelledWindow]:
+    """Squares of the windows of all videos, of each as many as its share of the memory allows."""
     before, after = objective.frames_before, objective.frames_after
-    every = itertools.chain.from_iterable(
-        windows_of_clip(str(source), read_frames(source), before=before, after=after) for source in sources
-    )
-    windows = choose_windows(every, most_bytes=_MOST_BYTES, seed=seed)
+    windows: list[UnlabelledWindow] = []
+    console = Console(stderr=True)
+    for source in sources:
+        frames = track(read_frames(source), f"reading {escape(str(source))}", console=console, transient=True)
+        every = windows_of_clip(
+            str(source), frames, before=before, after=after, beyond_ends=objective.model.beyond_ends
+        )
+        squares = (cut_out(window, side_px, seed=seed) for window in every)
+        windows += choose_windows(squares, most_bytes=_MOST_BYTES // len(sources), seed=seed)
     if not windows:
         raise ValueError(
             f"{', '.join(map(str, sources))}: no frame has a neighbour on either side; tuning needs 3 frames or more"
@@ -336,14 +370,16 @@ def _check_out(out: Path, about: dict[str, Any]) -> None:
         ]
         if changed := [change for change in changed if not change.startswith("steps")]:
             raise ValueError(f"{out} holds another tuning; name another folder, or restore {'; '.join(changed)}")
-    elif out.exists() and (not out.is_dir() or any(entry.name != _FILE for entry in out.iterdir())):
+    elif not file.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and holds no tuning; name a new folder")
 
 
-def _scores(out: Path) -> dict[int, float]:
-    """Step -> how well held-back frames were reblurred."""
+def _scores(out: Path, made: int) -> dict[int, float]:
+    """Step -> how well held-back frames were reblurred. Later rows than the updates made are of a run that was killed
+    before it saved them."""
     with (out / "validation.csv").open(newline="") as stream:
-        return {int(row["step"]): float(row[_METRIC]) for row in csv.DictReader(stream)}
+        rows = [(int(row["step"]), float(row[_METRIC])) for row in csv.DictReader(stream) if row[_METRIC]]
+    return {step: value for step, value in rows if step <= made}
 
 
 def _has_not_been_best(scores: dict[int, float], patience: int) -> bool:

@@ -191,6 +191,7 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
     from rich.table import Table
 
     from jaxdeblur.adaptation import Adaptation, adapt
+    from jaxdeblur.training.loop import NonFiniteLossError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("absl", "jax"):
@@ -204,14 +205,20 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
         name: getattr(arguments, name)
         for name in ("steps", "exposure", "light", "alpha", "learning_rate", "tune_flow", "seed")
     }
-    found = adapt(
-        arguments.sources,
-        out,
-        checkpoint=arguments.checkpoint,
-        flow_checkpoint=arguments.flow_checkpoint,
-        flow_name=arguments.flow_name,
-        settings=Adaptation(**chosen),
-    )
+    try:
+        found = adapt(
+            arguments.sources,
+            out,
+            checkpoint=arguments.checkpoint,
+            flow_checkpoint=arguments.flow_checkpoint,
+            flow_name=arguments.flow_name,
+            settings=Adaptation(**chosen),
+        )
+    except NonFiniteLossError as error:
+        work.has_begun = True
+        raise ValueError(
+            f"{error}; {out} holds what came before: try a lower --learning-rate and another --out"
+        ) from error
     if not found.finished:
         raise KeyboardInterrupt
     console = Console(highlight=False, soft_wrap=True)
@@ -227,7 +234,8 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
         console.print(f"{out}: nothing was gained in {found.steps} updates; it holds the network as it was")
     else:
         gained = f"{found.before_db:.2f} to {found.after_db:.2f} dB in {found.best_step} updates"
-        console.print(f"{out}: reblurs better, {gained}; use it with jaxdeblur deblur --checkpoint={out}")
+        console.print(f"{out}: reblurs better, {gained}. Whether it is sharper, look:")
+        console.print(f"    jaxdeblur deblur {first} OUT --checkpoint={out} --compare")
     console.print(f"{out / 'pictures'}: blurred, restored and reblurred crops; saliency.png before and after")
 
 

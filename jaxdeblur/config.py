@@ -185,6 +185,11 @@ def _resolve_tuning(config: ConfigDict) -> None:
     if initial.flow_checkpoint:
         *_, flow_net = read_flow_network(initial.flow_checkpoint, initial.flow_name)
         config.flow_net = ConfigDict(flow_net)
+    if config.training.ema_decay is not None:
+        raise ValueError("training.ema_decay is set, but a tuning keeps no average: the flow network has none")
+    if config.model.name:  # a network with a memory is to have one where it is supervised, too
+        memory = getattr(create_model(**config.model.to_dict()), "memory_frames", 0)
+        config.data.frames = max(config.data.frames, 1 + memory)
     if config.training.passes:
         updates = -(-_count_unlabelled(config) // unlabelled.batch_size)
         config.training.steps = updates * config.training.passes
@@ -481,7 +486,13 @@ def _unlabelled_batches(config: ConfigDict, objective: ReblurObjective) -> Calla
     windows = [
         window
         for clip in evaluation_clips(config, mesh, held_out="test")
-        for window in windows_of_clip(clip.name, (blurred for blurred, _ in clip.frames()), before=before, after=after)
+        for window in windows_of_clip(
+            clip.name,
+            (blurred for blurred, _ in clip.frames()),
+            before=before,
+            after=after,
+            beyond_ends=objective.model.beyond_ends,
+        )
     ]
     return lambda first: unlabelled_batches(
         windows,
@@ -703,7 +714,7 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
 
     evaluation.clips limits how many (evaluation.validation_videos of a video folder while training); 0 takes all of a
     video folder's split. evaluation.frames is the length of rendered ones. DVD's test videos come in the order of the
-    papers' tables, others as they are indexed. Of a tuning they are the clips that it is tuned on.
+    papers' tables, others as they are indexed. Of a tuning they are of the clips that it is tuned on.
     """
     if "unlabelled" in config.data:
         options = config.data.unlabelled
@@ -714,8 +725,12 @@ def evaluation_clips(config: ConfigDict, mesh: Mesh, *, held_out: str) -> list[E
         view.data.crop_px = options.clip_px
         view.data.batch_size = mesh.devices.size
         view.data.scenes.update(options.scenes)
-        view.data.video_folder.root, view.data.video_folder.test_split = options.root, options.split
-        of_view = evaluation_clips(view, mesh, held_out="test")
+        view.data.scenes.validation_seed = view.data.scenes.test_seed
+        view.data.video_folder.root = options.root
+        view.data.video_folder.validation_split = view.data.video_folder.test_split = options.split
+        if options.only and options.source == "video_folder":  # wherever they stand
+            view.evaluation.clips = view.evaluation.validation_videos = 0
+        of_view = evaluation_clips(view, mesh, held_out=held_out)
         return _only(of_view, options.only, lambda clip: clip.name)
     if config.data.source == "video_folder":
         folder = config.data.video_folder

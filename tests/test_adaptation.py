@@ -11,7 +11,16 @@ import pytest
 from tiny_video import smooth_frames, write_video_file
 
 from jaxdeblur import create_model
-from jaxdeblur.adaptation import Adaptation, _has_not_been_best, adapt, fitting_crop_px, hold_back, read_windows
+from jaxdeblur.adaptation import (
+    Adaptation,
+    _check_out,
+    _has_not_been_best,
+    _scores,
+    adapt,
+    fitting_crop_px,
+    hold_back,
+    read_windows,
+)
 from jaxdeblur.checkpoint import load_flow_network, load_model, save_model
 from jaxdeblur.cli import main
 from jaxdeblur.data.unlabelled import UnlabelledWindow
@@ -86,6 +95,22 @@ def test_it_ends_when_two_looks_in_a_row_are_not_the_best(values, over):
     assert _has_not_been_best(dict(enumerate(map(float, values))), 2) == over
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / "adaptation.json").write_text("{}")
+    _check_out(tmp_path / "out", {"alpha": 1.0})
+    (tmp_path / "out" / "adaptation.json").unlink()
+    with pytest.raises(ValueError, match="exists and holds no tuning"):
+        _check_out(tmp_path / "out", {"alpha": 1.0})
+
+
+def test_rows_of_updates_that_were_never_saved_do_not_count(tmp_path):
+    lines = ["step,reblur_psnr_db", "0,30.0", "20,31.5", "40,29.0", "60"]
+    (tmp_path / "validation.csv").write_text("\n".join(lines))
+    assert _scores(tmp_path, 20) == {0: 30.0, 20: 31.5}
+    assert _scores(tmp_path, 60) == {0: 30.0, 20: 31.5, 40: 29.0}
+
+
 def test_a_run_leaves_what_deblur_takes(place):
     found = run(place)
     assert found.finished
@@ -143,6 +168,8 @@ def test_the_command_says_what_came_of_it(place, capsys):
         ([f"--flow-checkpoint={place / 'flownets'}", f"--out={place / 'flownets'}"], "exists and holds no tuning"),
         ([f"--flow-checkpoint={place / 'flownets'}", "--steps=0"], "steps is 0; expected at least 1"),
         ([f"--flow-checkpoint={place / 'flownets'}", "--exposure=3", anew], "exposure is 3.0"),
+        ([f"--flow-checkpoint={place / 'flownets'}", "--alpha=nan", anew], "alpha is nan; expected a number above 0"),
+        ([f"--flow-checkpoint={place / 'gone'}", anew], "gone: there is no such flow network"),
     ):
         assert main([*command, *wrong]) != 0
         error = capsys.readouterr().err.splitlines()[-1]
@@ -155,4 +182,4 @@ def test_a_video_of_two_frames_is_refused(tmp_path):
     write_video_file(tmp_path / "in.mp4", smooth_frames(2))
     objective = ReblurObjective(create_model("deblurgan", **DEBLURGAN), create_model("flownets", **FLOWNETS))
     with pytest.raises(ValueError, match=r"in\.mp4: no frame has a neighbour on either side; tuning needs 3"):
-        read_windows([tmp_path / "in.mp4"], objective, seed=0)
+        read_windows([tmp_path / "in.mp4"], objective, side_px=64, seed=0)

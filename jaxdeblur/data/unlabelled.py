@@ -14,6 +14,7 @@ from jaxdeblur.data.image_io import StrPath, read_image
 from jaxdeblur.data.transforms import draw_geometry
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import VideoReader
+from jaxdeblur.types import BeyondEnds
 
 _CHOICE_STREAM = 5
 """Keeps these draws apart from those of `clips`, `transforms`, `flow_pairs` and `scenes` at the same seed."""
@@ -43,9 +44,12 @@ def read_frames(path: StrPath) -> Iterator[np.ndarray]:
             yield frame.rgb
 
 
-def windows_of_clip(clip: str, frames: Iterable[np.ndarray], *, before: int, after: int) -> Iterator[UnlabelledWindow]:
-    """A window of every frame that has a neighbour on either side, as they come. Beyond a clip's ends stand copies of
-    its end frames; a copy in a neighbour's place would show no motion where there is blur, hence not of every frame.
+def windows_of_clip(
+    clip: str, frames: Iterable[np.ndarray], *, before: int, after: int, beyond_ends: BeyondEnds = "repeat"
+) -> Iterator[UnlabelledWindow]:
+    """A window of every frame that has a neighbour on either side, as they come. What stands in a neighbour's place
+    beyond a clip's ends (`frame_windows`) would show another motion than that which blurred the frame, hence not of
+    every frame.
 
     Raises:
         ValueError: a frame's size or type is not the first one's.
@@ -63,15 +67,27 @@ def windows_of_clip(clip: str, frames: Iterable[np.ndarray], *, before: int, aft
             yield frame
 
     held_back: UnlabelledWindow | None = None
-    for number, window in enumerate(frame_windows(alike(), before, after, beyond_ends="repeat")):
+    for number, window in enumerate(frame_windows(alike(), before, after, beyond_ends=beyond_ends)):
         if held_back is not None:  # by now it has a successor
             yield held_back
         held_back = UnlabelledWindow(clip, number, window) if number > 0 else None
 
 
+def cut_out(window: UnlabelledWindow, side_px: int, *, seed: int) -> UnlabelledWindow:
+    """A square of a window at a random place, in memory of its own: frames of any size then take the same."""
+    height, width, _ = window.frames[0].shape
+    rows, columns = min(side_px, height), min(side_px, width)
+    place = draw_geometry(
+        seed=seed, sample=window.frame, frame_size_px=(height, width), crop_px=(rows, columns), augmentation=None
+    )
+    inside = np.s_[place.top_px : place.top_px + rows, place.left_px : place.left_px + columns]
+    return window._replace(frames=tuple(frame[inside].copy() for frame in window.frames))
+
+
 def choose_windows(windows: Iterable[UnlabelledWindow], *, most_bytes: int, seed: int) -> list[UnlabelledWindow]:
     """As many windows as fit, each as likely as any other, in order (reservoir sampling: whatever the length of a
-    video, no more is ever held). At least one, if there is one."""
+    video, no more is ever held). At least one, if there is one. All are taken to be as large as the first, and to share
+    no memory."""
     draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((_CHOICE_STREAM, seed))))
     chosen: list[tuple[int, UnlabelledWindow]] = []
     most = 1

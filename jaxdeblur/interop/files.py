@@ -73,6 +73,8 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Variables, dict[str, Any]]:
     """A flow network from a checkpoint of ours, see `load_flow_network`, or from an official file of the network
     `name`: module, variables, and {"name": ..., **options} for create_model."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: there is no such flow network; give a run, a checkpoint or an official file")
     if os.path.isdir(path):
         return load_flow_network(os.fspath(path))
     return create_model(name), read_weights(name, path), {"name": name}

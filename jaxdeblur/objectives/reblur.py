@@ -100,7 +100,7 @@ class ReblurObjective:
         check_options(self.form, self.exposure, self.samples)
         if not (self.tune_model or self.tune_flow):
             raise ValueError("objective.tune_model and tune_flow are both False, so that there is nothing to tune")
-        if self.alpha < 0 or self.rim_px < 0:
+        if not self.alpha >= 0 or self.rim_px < 0:
             raise ValueError(f"alpha and rim_px are {self.alpha} and {self.rim_px}; expected 0 or more")
 
     @property
@@ -165,6 +165,10 @@ class ReblurObjective:
         self, params: TunedParams, statistics: PyTree, unlabelled: Clip, *, train: bool
     ) -> tuple[Estimated, PyTree]:
         """Restores three frames of unlabelled clips, see `prepare`, and the flows to the middle one; the statistics."""
+        if not self.tune_model:  # spares a backward pass
+            params = dataclasses.replace(params, model=jax.lax.stop_gradient(params.model))
+        if not self.tune_flow:
+            params = dataclasses.replace(params, flow_net=jax.lax.stop_gradient(params.flow_net))
         variables = _variables(params.model, statistics)
         restored, statistics = restore_consecutive(self.model, variables, unlabelled, count=FRAMES, train=train)
         previous, current, following = (restored[:, i] for i in range(FRAMES))

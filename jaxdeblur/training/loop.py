@@ -49,7 +49,7 @@ def train(
     show_picture: Callable[[Path, np.ndarray], None],
     after_validation: Callable[[TrainState, dict[str, float]], TrainState] = lambda state, _: state,
     validate_first: bool = False,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[int], bool] = lambda _: False,
 ) -> TrainState:
     """Trains until `steps` updates have been made, from the newest checkpoint in the workdir if there is one.
 
@@ -68,7 +68,7 @@ def train(
         show_picture: writes a picture to a path.
         after_validation: state and metrics -> the state to go on with.
         validate_first: also before the first update, whose checkpoint can then turn out to be the best one.
-        enough: asked after each validation, and when a run goes on, whether to end before `steps`.
+        enough: updates made -> whether to end before `steps`; asked after each validation, and when a run goes on.
     Returns:
         The final state.
     Raises:
@@ -93,8 +93,9 @@ def train(
             try:
                 scores, picture = evaluate(state)
             except Exception:  # whatever is wrong with the validation data must not cost the training
-                checkpoints.save(step, to_items(state), config)
-                checkpoints.wait()
+                if step:  # before the first update there is none
+                    checkpoints.save(step, to_items(state), config)
+                    checkpoints.wait()
                 raise
             if records is not None:
                 records.write("validation", [(step, scores)])
@@ -107,7 +108,7 @@ def train(
             if validate_first and restored is None:
                 checkpoints.save(step, to_items(state), config, validate(line))
                 saved = step
-            over = enough()
+            over = enough(step)
             while step < steps and not over and not stop.requested():
                 batch = next(source)
                 images += _images(batch)
@@ -130,7 +131,7 @@ def train(
                     scores = validate(line)
                     if step // evaluate_every > before // evaluate_every:  # not because the run is over, as yet
                         state = after_validation(state, scores)
-                    over = enough()
+                    over = enough(step)
                 if due[1] or due[2]:
                     checkpoints.save(step, to_items(state), config, scores)
                     saved = step

@@ -28,8 +28,8 @@ class TrainState:
     @property
     def variables(self) -> Variables:
         """The network as it is to be evaluated: with the average of the parameters where one is kept."""
-        params = self.params if self.ema is None else self.ema
-        variables = {"params": params.model if isinstance(params, TunedParams) else params}
+        params = self.params.model if isinstance(self.params, TunedParams) else self.params
+        variables = {"params": params if self.ema is None else self.ema}
         return {**variables, "batch_stats": self.statistics} if self.statistics else variables
 
 
@@ -59,8 +59,6 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
         items["ema"] = state.ema
     if isinstance(state.params, TunedParams):
         items["params"], items["flow_net"] = state.params.model, state.params.flow_net
-        if state.ema is not None:
-            items["ema"], training["flow_net_ema"] = state.ema.model, state.ema.flow_net
     if state.statistics:
         items["batch_stats"] = state.statistics
     return items
@@ -68,8 +66,6 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
 
 def from_items(items: dict[str, PyTree]) -> TrainState:
     """The inverse of to_items."""
-    params, ema, training = items["params"], items.get("ema"), dict(items["training"])
-    if "flow_net" in items:
-        params = TunedParams(params, items["flow_net"])
-        ema = None if ema is None else TunedParams(ema, training.pop("flow_net_ema"))
-    return TrainState(params=params, ema=ema, statistics=items.get("batch_stats", {}), **training)
+    params = TunedParams(items["params"], items["flow_net"]) if "flow_net" in items else items["params"]
+    statistics = items.get("batch_stats", {})
+    return TrainState(params=params, ema=items.get("ema"), statistics=statistics, **items["training"])

@@ -10,6 +10,7 @@ from jaxdeblur.data.unlabelled import (
     UnlabelledWindow,
     choose_windows,
     crop_of_sample,
+    cut_out,
     read_frames,
     unlabelled_batches,
     windows_of_clip,
@@ -31,6 +32,23 @@ def test_windows_are_of_every_frame_with_two_neighbours():
     assert [window.frame for window in windows] == [1, 2, 3]
     assert [numbers(window) for window in windows] == [[0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 4]]
     assert {window.clip for window in windows} == {"a"}
+
+
+def test_beyond_the_ends_stands_what_the_network_is_used_to():
+    windows = windows_of_clip("a", frames(4), before=2, after=2, beyond_ends="alternate")
+    assert [numbers(window) for window in windows] == [[1, 0, 1, 2, 3], [0, 1, 2, 3, 2]]
+
+
+def test_a_square_of_a_window_holds_no_more_than_itself():
+    (window,) = windows_of_clip("a", frames(3, height=20, width=30), before=1, after=1)
+    square = cut_out(window, 8, seed=1)
+    assert {frame.shape for frame in square.frames} == {(8, 8, 3)}
+    assert all(frame.base is None for frame in square.frames)
+    assert numbers(square) == [0, 1, 2]
+    assert len({tuple(frame[0, 0, 1:].tolist()) for frame in square.frames}) == 1  # one place for all
+    assert {frame.shape for frame in cut_out(window, 25, seed=1).frames} == {(20, 25, 3)}
+    places = {tuple(cut_out(window, 8, seed=seed).frames[0][0, 0, 1:].tolist()) for seed in range(20)}
+    assert len(places) > 10
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 0), (2, 0), (3, 1)])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parity import load_case
 
+from benchmarks.measure import held_bytes
 from jaxdeblur.data.video_io import VideoReader
 from jaxdeblur.ops.reblur import (
     FORMS,
@@ -246,3 +247,11 @@ def test_what_cannot_be_is_refused(options, message):
         reblur(image, flow[:-1])
     with pytest.raises(ValueError, match="is longer than 16 px"):
         line_kernel(17.0, 0.0)
+
+
+@pytest.mark.slow
+def test_720p_with_both_flows_forward_and_backward_takes_less_than_a_gigabyte():
+    """By the compiler's account of what it holds at once, arguments and results included."""
+    shapes = [jax.ShapeDtypeStruct((1, 720, 1280, channels), np.float32) for channels in (3, 2, 2, 3)]
+    compiled = gradients.lower(*shapes).compile()
+    assert held_bytes(compiled) < 1e9

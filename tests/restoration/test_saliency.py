@@ -14,6 +14,8 @@ from jaxdeblur import create_model
 from jaxdeblur.checkpoint import save_model
 from jaxdeblur.cli import main
 from jaxdeblur.models import initial_variables
+from jaxdeblur.models.windows import restore_consecutive
+from jaxdeblur.ops.resample import pad_to_multiple
 from jaxdeblur.restoration.saliency import saliency, saliency_of_frame, saliency_picture, with_guided_relus
 
 MODELS = {
@@ -67,11 +69,20 @@ def test_every_model_has_it(name):
     found = jax.jit(functools.partial(saliency, model))(variables, clip)
     assert found.shape == clip.shape[:-1]
     assert np.isfinite(found).all()
+    assert with_guided_relus_differs(model, variables, clip, found)
     assert np.abs(found).max() > 0
 
 
+def with_guided_relus_differs(model, variables, clip, found):
+    def total(clip):
+        return jnp.sum(restore_consecutive(model, variables, clip, count=1)[0])
+
+    padded = pad_to_multiple(jnp.asarray(clip), model.size_multiple)[0]
+    plain = jnp.sum(jax.jit(jax.grad(total))(padded), axis=-1)[..., : clip.shape[2], : clip.shape[3]]
+    return np.abs(plain - found).max() > 1e-3 * np.abs(plain).max()
+
+
 def test_a_region_asks_about_its_own_pixels():
-    """DBN's window reaches 100 pixels and more; DeblurGAN's normalisation reaches everywhere, hence a small effect."""
     model = create_model("mtu2", **MODELS["mtu2"])
     variables = initial_variables(jax.random.key(0), model)
     clip = np.random.default_rng(0).random((1, 5, 64, 96, 3), np.float32)
