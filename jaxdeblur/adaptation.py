@@ -71,6 +71,8 @@ _CLIPPED_SHARE = 0.05
 _SCENES = 64
 """Rendered once, and turned or mirrored each time they come round."""
 _PICTURED_CROPS = 3
+_ASKED_PX = 8
+"""Side of the square of restored pixels whose saliency is shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +258,13 @@ def adapt(
         before_db, after_db = (_reblur_psnr_db(other, found) for found in each)
         grid_db[exposure] = (before_db, after_db)
     try:
-        # The window of the middle frame, which is what was held back.
-        sheet = saliency_sheet(model, {"before": variables, "after": after}, crops[0][: -(FRAMES // 2)])
+        # The window of the middle frame, which is what was held back, of the crop with the most to see. Of all restored
+        # pixels together the saliency of a network that hands its input through is one colour; of a few it is a shape.
+        window = crops[np.argmax(np.std(crops, axis=(1, 2, 3, 4)))][: -(FRAMES // 2)]
+        middle = np.zeros((crop_px, crop_px), bool)
+        at = slice((crop_px - _ASKED_PX) // 2, (crop_px + _ASKED_PX) // 2)
+        middle[at, at] = True
+        sheet = saliency_sheet(model, {"before": variables, "after": after}, window, region=middle)
         write_picture(out / "pictures" / "saliency.png", sheet)
     except ValueError as error:
         logger.warning("no picture of the saliency: %s", error)
@@ -272,7 +279,8 @@ def read_windows(
     windows: list[UnlabelledWindow] = []
     console = Console(stderr=True)
     for source in sources:
-        frames = track(read_frames(source), f"reading {escape(str(source))}", console=console, transient=True)
+        title, hidden = f"reading {escape(str(source))}", not console.is_terminal
+        frames = track(read_frames(source), title, console=console, transient=True, disable=hidden)
         every = windows_of_clip(
             str(source), frames, before=before, after=after, beyond_ends=objective.model.beyond_ends
         )

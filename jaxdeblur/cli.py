@@ -193,9 +193,6 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.adaptation import Adaptation, adapt
     from jaxdeblur.training.loop import NonFiniteLossError
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("absl", "jax"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     first = arguments.sources[0]
     for source in arguments.sources:
         if not source.exists():
@@ -205,6 +202,11 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
         name: getattr(arguments, name)
         for name in ("steps", "exposure", "light", "alpha", "learning_rate", "tune_flow", "seed")
     }
+    ours, said = logging.getLogger("jaxdeblur"), logging.StreamHandler()
+    ours.addHandler(said)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False  # whatever else may have set up logging is not to say it twice
+    logging.getLogger("absl").setLevel(logging.WARNING)
     try:
         found = adapt(
             arguments.sources,
@@ -219,6 +221,9 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
         raise ValueError(
             f"{error}; {out} holds what came before: try a lower --learning-rate and another --out"
         ) from error
+    finally:
+        ours.removeHandler(said)
+        ours.propagate = True
     if not found.finished:
         raise KeyboardInterrupt
     console = Console(highlight=False, soft_wrap=True)
@@ -246,8 +251,9 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
 
     if arguments.target.suffix.lower() != ".png":
         raise ValueError(f"{arguments.target}: expected a name that ends in .png")
-    if not arguments.source.exists():
-        raise FileNotFoundError(f"{arguments.source}: no such file or folder")
+    for needed in (arguments.source, arguments.target.absolute().parent):
+        if not needed.exists():
+            raise FileNotFoundError(f"{needed}: no such file or folder")
     model, variables = load_model(arguments.checkpoint)
     each = {"saliency": variables}
     if arguments.before:
