@@ -253,9 +253,10 @@ def test_too_short_a_clip_is_refused():
 @pytest.mark.slow
 def test_devices_share_both_halves():
     objective = objective_of("deblurgan")
-    _, alone = trained(objective, "deblurgan")
-    _, shared = trained(objective, "deblurgan", mesh=make_mesh(jax.devices()[:2]))
-    # Not the parameters: biases in front of instance normalisation have a gradient of rounding errors alone.
+    _, alone = trained(objective, "deblurgan", steps=1)
+    _, shared = trained(objective, "deblurgan", steps=1, mesh=make_mesh(jax.devices()[:2]))
+    # Losses and the gradient's norm, not the parameters: biases in front of instance normalisation have a gradient of
+    # rounding errors alone, and Adam moves them as far as any other.
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), alone, shared)
 
 
