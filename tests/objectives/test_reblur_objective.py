@@ -37,6 +37,14 @@ def optax_promotes():
         yield
 
 
+@pytest.fixture
+def quickly_compiled():
+    """For steps of whole networks, which take far longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def model(name):
     return create_model(name, **MODELS[name])
 
@@ -161,7 +169,7 @@ def moved(before, after):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_two_steps_of_every_model_move_both_networks(name):
+def test_two_steps_of_every_model_move_both_networks(name, quickly_compiled):
     objective = objective_of(name)
     state, metrics = trained(objective, name, frames=2 if name == "mtu2" else 1)
     assert all(np.isfinite(value).all() for values in metrics for value in values.values())
