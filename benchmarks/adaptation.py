@@ -14,6 +14,7 @@ given.
 import argparse
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,11 @@ from benchmarks.ablations import ROOT, run
 from jaxdeblur.adaptation import Adaptation
 from jaxdeblur.checkpoint import load_model
 from jaxdeblur.data.scenes import SceneConfig, batch_renderer, scene_batches
-from jaxdeblur.data.unlabelled import UnlabelledWindow, unlabelled_batches, windows_of_clip
+from jaxdeblur.data.unlabelled import UnlabelledWindow, half_labelled, unlabelled_batches, windows_of_clip
 from jaxdeblur.evaluation.pictures import strip, write_picture
 from jaxdeblur.evaluation.protocols import common
 from jaxdeblur.objectives.reblur import ReblurObjective, TunedParams
 from jaxdeblur.restoration.clip import restore
-from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.sharding import make_mesh
 from jaxdeblur.training.state import init_state
 from jaxdeblur.training.step import make_train_step
@@ -81,16 +81,7 @@ def main() -> None:
     sharp = [clip["sharp"] for clip in clips]
 
     def tune(seen: Sequence[int], alpha: float) -> Variables:
-        objective = ReblurObjective(
-            model,
-            flow_net,
-            alpha=alpha,
-            exposure=settings.exposure,
-            light=settings.light,
-            flow_gradient=False,
-            tune_flow=settings.tune_flow,
-            batch_statistics=False,
-        )
+        objective = dataclasses.replace(settings.objective(model, flow_net), alpha=alpha)
         return tuned(objective, before, flow_variables, windows_of(objective, [blurred[i] for i in seen]), settings)
 
     def psnr_db(variables: Variables | None, number: int) -> float:
@@ -147,26 +138,20 @@ def tuned(
     settings: Adaptation,
 ) -> Variables:
     """The network's variables after so many updates; nothing is held back, and the last ones are taken."""
-    optimizer, step = optimizer_and_step(objective, settings.learning_rate)
+    optimizers, step = optimizers_and_step(objective, settings)
     start = {**variables, "params": TunedParams(variables["params"], flow_variables)}
     # The step donates its state.
-    state = init_state(jax.random.key(0), jax.tree.map(jnp.array, start), {"total": optimizer}, ema=False)
+    state = init_state(jax.random.key(0), jax.tree.map(jnp.array, start), optimizers, ema=False)
     clips = unlabelled_batches(windows, batch_size=BATCH_SIZE, crop_px=SIZE_PX, seed=0)
-    for _, labelled, unlabelled in zip(range(settings.steps), labelled_batches(objective)(0), clips, strict=False):
-        batch = {"blurred": labelled["blurred"], "sharp": labelled["sharp"], "unlabelled": unlabelled}
+    for batch in itertools.islice(half_labelled(labelled_batches(objective)(0), clips), settings.steps):
         state, _ = step(state, batch, {})
     return state.variables
 
 
 @functools.cache
-def optimizer_and_step(objective: ReblurObjective, learning_rate: float) -> tuple[Any, Any]:
-    schedules = {name: make_schedule(learning_rate, kind="constant", steps=1) for name in ("model", "flow_net")}
-    optimizer = make_optimizer(
-        schedules,
-        functools.partial(objective.learning_rate_name, "total"),
-        adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
-    )
-    return optimizer, make_train_step(objective, {"total": optimizer})
+def optimizers_and_step(objective: ReblurObjective, settings: Adaptation) -> tuple[Any, Any]:
+    optimizers = settings.optimizers(objective)
+    return optimizers, make_train_step(objective, optimizers)
 
 
 @functools.cache

@@ -2,9 +2,9 @@
 
 Reblur2Deblur's objective (`objectives.reblur`), its supervised half from rendered scenes. No error of every fifth frame
 of the videos is ever tuned on, though its neighbours see it; how well those frames are reblurred says when to stop, and
-whether anything was gained at all, of which only looking tells whether it is sharper. The
-folder written is a training run's: it goes on when it was interrupted, and `deblur --checkpoint` takes it, at the step
-that reblurs best, which is the network as it was if nothing was gained.
+whether anything was gained at all, of which only looking tells whether it is sharper. The folder written is a training
+run's: it goes on when it was interrupted, and `deblur --checkpoint` takes it, at the step that reblurs best, which is
+the network as it was if nothing was gained.
 """
 
 import csv
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -37,13 +38,15 @@ from jaxdeblur.data.unlabelled import (
     choose_windows,
     crop_of_sample,
     cut_out,
+    half_labelled,
     read_frames,
     unlabelled_batches,
     windows_of_clip,
 )
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.interop.files import read_flow_network
-from jaxdeblur.objectives.reblur import FRAMES, Estimated, ReblurObjective, TunedParams
+from jaxdeblur.models.windows import memory_frames
+from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, Estimated, ReblurObjective, TunedParams, to_psnr_db
 from jaxdeblur.ops.reblur import LARGEST_FLOW_PX
 from jaxdeblur.restoration.saliency import saliency_sheet
 from jaxdeblur.training import loop
@@ -59,7 +62,6 @@ EXPOSURES = (0.25, 0.5, 0.75, 1.0)
 """The small grid for which the reblur error is reported."""
 
 _FILE = "adaptation.json"
-_METRIC = "reblur_psnr_db"
 _HELD_BACK_EVERY = 5
 _HELD_BACK_CROPS = 16
 _MOST_BYTES = 2**30
@@ -115,6 +117,31 @@ class Adaptation:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
 
+    def objective(self, model: Any, flow_net: Any) -> ReblurObjective:
+        """Of tuning a network, with a flow network beside it."""
+        return ReblurObjective(
+            model,
+            flow_net,
+            alpha=self.alpha,
+            exposure=self.exposure,
+            light=self.light,
+            flow_gradient=False,  # or the network learns to mislead the flow network
+            tune_flow=self.tune_flow,
+            batch_statistics=False,  # those of a few crops of one video would be no good for anything else
+        )
+
+    def optimizers(self, objective: ReblurObjective) -> dict[str, optax.GradientTransformation]:
+        """Adam at one learning rate, by the objective's groups."""
+        constant = make_schedule(self.learning_rate, kind="constant", steps=self.steps)
+        return {
+            group: make_optimizer(
+                {"model": constant, "flow_net": constant},
+                functools.partial(objective.learning_rate_name, group),
+                adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+            )
+            for group in objective.groups
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
@@ -157,27 +184,19 @@ def adapt(
     out, flow_path = Path(out).absolute(), Path(flow_checkpoint).absolute()
     if flow_path.is_dir():
         flow_path = find_checkpoint(flow_path)
+    checkpoint = find_checkpoint(checkpoint)
     about = {
         **dataclasses.asdict(settings),
         "sources": [str(Path(source).absolute()) for source in sources],
-        "checkpoint": str(find_checkpoint(checkpoint)),
+        "checkpoint": str(checkpoint),
         "flow_checkpoint": str(flow_path),
         "flow_name": flow_name,
     }
     _check_out(out, about)
     model, variables = load_model(checkpoint)
-    saved = load_config(find_checkpoint(checkpoint))["model"]
+    saved = load_config(checkpoint)["model"]
     flow_net, flow_variables, flow_saved = read_flow_network(flow_path, flow_name)
-    objective = ReblurObjective(
-        model,
-        flow_net,
-        alpha=settings.alpha,
-        exposure=settings.exposure,
-        light=settings.light,
-        flow_gradient=False,  # or the network learns to mislead the flow network
-        tune_flow=settings.tune_flow,
-        batch_statistics=False,  # those of a few crops of one video would be no good for anything else
-    )
+    objective = settings.objective(model, flow_net)
     windows = read_windows(sources, objective, side_px=_SQUARE_CROPS * settings.crop_px, seed=settings.seed)
     tuned_on, held_back = hold_back(windows)
     crop_px = fitting_crop_px(windows, settings.crop_px, model.size_multiple)
@@ -190,15 +209,7 @@ def adapt(
     crops = np.stack(
         [crop_of_sample(judged, n, crop_px=crop_px, seed=settings.seed + 1) for n in range(_HELD_BACK_CROPS)]
     )
-    schedule = {name: make_schedule(settings.learning_rate, kind="constant", steps=1) for name in ("model", "flow_net")}
-    optimizers = {
-        group: make_optimizer(
-            schedule,
-            functools.partial(objective.learning_rate_name, group),
-            adam={"b1": 0.9, "b2": 0.999, "eps": 1e-8},
-        )
-        for group in objective.groups
-    }
+    optimizers = settings.optimizers(objective)
     start = {**variables, "params": TunedParams(variables["params"], flow_variables)}
     state = init_state(jax.random.key(settings.seed), start, optimizers, ema=False)
     train_step = make_train_step(objective, optimizers, mesh=mesh)
@@ -206,7 +217,7 @@ def adapt(
 
     def evaluate(state: TrainState) -> loop.Evaluation:
         found = estimate(*jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics)))
-        return {_METRIC: _reblur_psnr_db(objective, found)}, _picture(objective, found)
+        return {REBLUR_METRIC: _reblur_psnr_db(objective, found)}, _picture(objective, found)
 
     if crop_px < settings.crop_px:
         logger.warning("crops are of %d px, not %d, since frames are smaller", crop_px, settings.crop_px)
@@ -318,8 +329,7 @@ def _estimate(objective: ReblurObjective, crops: np.ndarray) -> Callable[[TunedP
 
 
 def _reblur_psnr_db(objective: ReblurObjective, each: Sequence[Estimated]) -> float:
-    error = float(np.mean([_error(objective, found) for found in each]))
-    return -10 * math.log10(max(error, 1e-12))
+    return to_psnr_db([_error(objective, found) for found in each])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -349,7 +359,7 @@ def _mixed_batches(
     mesh: Any,
 ) -> Callable[[int], Iterator[Batch]]:
     # A network with a memory is to have one where it is supervised, too.
-    frames = 1 + getattr(objective.model, "memory_frames", 0)
+    frames = 1 + memory_frames(objective.model)
     scene = SceneConfig(frames=frames, height=crop_px, width=crop_px)
     past, future = objective.past_frames, objective.future_frames
     render = batch_renderer(scene, batch_size=batch_size, mesh=mesh, past=past, future=future)
@@ -358,12 +368,7 @@ def _mixed_batches(
 
     def batches(first: int) -> Iterator[Batch]:
         clips = unlabelled_batches(windows, batch_size=batch_size, crop_px=crop_px, seed=seed, first_batch=first)
-        for batch, unlabelled in zip(scenes(first), clips, strict=True):
-            yield {
-                "blurred": batch["blurred"],
-                "sharp": batch["sharp"],
-                "unlabelled": shard_batch(unlabelled, mesh),
-            }
+        return half_labelled(scenes(first), (shard_batch(unlabelled, mesh) for unlabelled in clips))
 
     return batches
 
@@ -386,7 +391,7 @@ def _scores(out: Path, made: int) -> dict[int, float]:
     """Step -> how well held-back frames were reblurred. Later rows than the updates made are of a run that was killed
     before it saved them."""
     with (out / "validation.csv").open(newline="") as stream:
-        rows = [(int(row["step"]), float(row[_METRIC])) for row in csv.DictReader(stream) if row[_METRIC]]
+        rows = [(int(row["step"]), float(row[REBLUR_METRIC])) for row in csv.DictReader(stream) if row[REBLUR_METRIC]]
     return {step: value for step, value in rows if step <= made}
 
 

@@ -71,8 +71,7 @@ class Checkpoints:
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments["config"] = ocp.args.JsonSave(config)
         # One that has not been validated ranks below all that have.
-        if not metrics or not RANKED_BY.keys() & metrics.keys():
-            metrics = {**(metrics or {}), next(iter(RANKED_BY)): -math.inf}
+        metrics = metrics or {next(iter(RANKED_BY)): -math.inf}
         self._manager.save(step, args=ocp.args.Composite(**arguments), metrics=metrics, force=True)
 
     def restore(self, like: dict[str, PyTree]) -> dict[str, PyTree] | None:
@@ -198,16 +197,23 @@ def load_flow_network(path: str | Path) -> tuple[nn.Module, Variables, dict[str,
         ValueError: no checkpoint there, or one without a flow network.
     """
     folder = find_checkpoint(path)
-    config = load_config(folder)
-    if "flow_net" not in config:
-        network, variables = load_model(path)
-        if not is_flow_network(network):
-            raise ValueError(f"{folder} is a {config['model']['name']}; expected a flow network, such as pwcnet")
-        return network, variables, config["model"]
-    network = create_model(**config["flow_net"])
+    options = flow_network_options(folder)
+    if "flow_net" not in load_config(folder):
+        return *load_model(folder), options
+    network = create_model(**options)
     variables = _read_items(folder, {"flow_net": "flow_net"})["flow_net"]
     check_variables(network, variables, str(folder))
-    return network, variables, config["flow_net"]
+    return network, variables, options
+
+
+def flow_network_options(path: str | Path) -> dict[str, Any]:
+    """Which flow network `load_flow_network` would read: {"name": ..., **options} for create_model."""
+    folder = find_checkpoint(path)
+    config = load_config(folder)
+    options = config.get("flow_net", config["model"])
+    if not is_flow_network(create_model(**options)):
+        raise ValueError(f"{folder} is a {options['name']}; expected a flow network, such as pwcnet")
+    return options
 
 
 def _read_items(folder: Path, stored: dict[str, str]) -> Variables:

@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     saliency.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of images")
     saliency.add_argument("target", metavar="OUT", type=Path, help="the picture to write, .png")
     saliency.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
-    saliency.add_argument("--before", metavar="DIR", help="the model before it was tuned, shown to the left of it")
+    saliency.add_argument("--before", metavar="DIR", help="the model before it was tuned, shown beside it")
     saliency.add_argument("--frame", metavar="N", type=int, default=0, help="from 0 (default: %(default)s)")
     saliency.add_argument("--region", metavar="X,Y,W,H", help="restored pixels that are asked about (default: all)")
     saliency.set_defaults(run=_saliency)

@@ -22,7 +22,6 @@ import functools
 import itertools
 import json
 import logging
-import math
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from ml_collections import ConfigDict
 from jaxdeblur.checkpoint import (
     check_same_params,
     find_checkpoint,
+    flow_network_options,
     is_run_with_checkpoint,
     load_config,
     load_model,
@@ -64,7 +64,7 @@ from jaxdeblur.data.transforms import (
     VDFLOW_AUGMENTATION,
     to_float_batch,
 )
-from jaxdeblur.data.unlabelled import unlabelled_batches, windows_of_clip
+from jaxdeblur.data.unlabelled import half_labelled, unlabelled_batches, windows_of_clip
 from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS, ClipFiles, index_video_folder, iterate_clip
 from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
 from jaxdeblur.evaluation.flow import FlowEvaluation, FlowScene, FlowTruth
@@ -79,11 +79,12 @@ from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
 from jaxdeblur.models.vdflow import VDFlow, with_zero_slices
+from jaxdeblur.models.windows import memory_frames
 from jaxdeblur.objectives import Objective, scaled_bytes
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
-from jaxdeblur.objectives.reblur import FRAMES, ReblurObjective, TunedParams
+from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, ReblurObjective, TunedParams, to_psnr_db
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.turns import Turns
 from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
@@ -183,13 +184,12 @@ def _resolve_tuning(config: ConfigDict) -> None:
     if initial.checkpoint:
         config.model = ConfigDict(load_config(find_checkpoint(initial.checkpoint))["model"])
     if initial.flow_checkpoint:
-        *_, flow_net = read_flow_network(initial.flow_checkpoint, initial.flow_name)
-        config.flow_net = ConfigDict(flow_net)
+        path = Path(initial.flow_checkpoint)
+        config.flow_net = ConfigDict(flow_network_options(path) if path.is_dir() else {"name": initial.flow_name})
     if config.training.ema_decay is not None:
         raise ValueError("training.ema_decay is set, but a tuning keeps no average: the flow network has none")
     if config.model.name:  # a network with a memory is to have one where it is supervised, too
-        memory = getattr(create_model(**config.model.to_dict()), "memory_frames", 0)
-        config.data.frames = max(config.data.frames, 1 + memory)
+        config.data.frames = max(config.data.frames, 1 + memory_frames(create_model(**config.model.to_dict())))
     if config.training.passes:
         updates = -(-_count_unlabelled(config) // unlabelled.batch_size)
         config.training.steps = updates * config.training.passes
@@ -451,12 +451,7 @@ def _half_labelled_batches(
 ) -> Callable[[int], Iterator[Batch]]:
     of_clips = _scene_batches if config.data.source == "scenes" else _video_folder_batches
     labelled, unlabelled = of_clips(config, objective, mesh, held_out=False), _unlabelled_batches(config, objective)
-
-    def batches(first: int) -> Iterator[Batch]:
-        for batch, clips in zip(labelled(first), unlabelled(first), strict=True):
-            yield {"blurred": batch["blurred"], "sharp": batch["sharp"], "unlabelled": shard_batch(clips, mesh)}
-
-    return batches
+    return lambda first: half_labelled(labelled(first), (shard_batch(clips, mesh) for clips in unlabelled(first)))
 
 
 def _unlabelled_batches(config: ConfigDict, objective: ReblurObjective) -> Callable[[int], Iterator[np.ndarray]]:
@@ -544,7 +539,7 @@ def reblur_error(
         if not kept:
             kept.extend(batch["unlabelled"] for batch in itertools.islice(batches(0), _HELD_OUT_BATCHES))
         each = [multihost_utils.process_allgather(errors(state, clips), tiled=True) for clips in kept]
-        return {"reblur_psnr_db": -10 * math.log10(max(float(np.mean(each)), 1e-12))}
+        return {REBLUR_METRIC: to_psnr_db(each)}
 
     return metrics
 

@@ -22,7 +22,7 @@ from jaxdeblur.adaptation import (
     read_windows,
 )
 from jaxdeblur.checkpoint import load_flow_network, load_model, save_model
-from jaxdeblur.cli import main
+from jaxdeblur.cli import _parser, main
 from jaxdeblur.data.unlabelled import UnlabelledWindow
 from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.reblur import ReblurObjective
@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place):
     assert same(params_of(place / "part"), params_of(place / "out"))
 
 
-def test_where_nothing_is_gained_the_network_stays_as_it_was(place, capsys):
+def test_where_nothing_is_gained_the_network_stays_as_it_was(place):
     """A learning rate at which every update does harm."""
     found = run(place, learning_rate=3.0, steps=40, patience=2)
     assert found.best_step == 0
@@ -176,6 +176,13 @@ def test_the_command_says_what_came_of_it(place, capsys):
         assert error.startswith("jaxdeblur: error: ")
         assert message in error
     assert not (place / "x").exists()
+
+
+def test_the_commands_defaults_are_those_of_python():
+    given = _parser().parse_args(["adapt", "in.mp4", "--checkpoint=a", "--flow-checkpoint=b"])
+    named = {field: value for field, value in dataclasses.asdict(Adaptation()).items() if hasattr(given, field)}
+    assert len(named) == 7
+    assert {field: getattr(given, field) for field in named} == named
 
 
 def test_a_video_of_two_frames_is_refused(tmp_path):

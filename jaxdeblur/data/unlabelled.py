@@ -14,7 +14,7 @@ from jaxdeblur.data.image_io import StrPath, read_image
 from jaxdeblur.data.transforms import draw_geometry
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import VideoReader
-from jaxdeblur.types import BeyondEnds
+from jaxdeblur.types import Array, Batch, BeyondEnds
 
 _CHOICE_STREAM = 5
 """Keeps these draws apart from those of `clips`, `transforms`, `flow_pairs` and `scenes` at the same seed."""
@@ -141,5 +141,16 @@ def crop_of_sample(windows: Sequence[UnlabelledWindow], sample: int, *, crop_px:
         seed=seed, sample=sample, frame_size_px=(height, width), crop_px=(crop_px, crop_px), augmentation=None
     )
     rows, columns = slice(place.top_px, place.top_px + crop_px), slice(place.left_px, place.left_px + crop_px)
-    crop = np.stack([frame[rows, columns] for frame in frames])
-    return crop.astype(np.float32) / np.float32(np.iinfo(crop.dtype).max)
+    return stacked([frame[rows, columns] for frame in frames])
+
+
+def stacked(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Integer frames as one clip, float32 in [0, 1]."""
+    clip = np.stack(frames)
+    return clip.astype(np.float32) / np.float32(np.iinfo(clip.dtype).max)
+
+
+def half_labelled(labelled: Iterable[Batch], unlabelled: Iterable[Array]) -> Iterator[Batch]:
+    """Batches with truth, of which only what is learned from is kept, each with unlabelled clips beside it."""
+    for batch, clips in zip(labelled, unlabelled, strict=True):
+        yield {"blurred": batch["blurred"], "sharp": batch["sharp"], "unlabelled": clips}

@@ -6,6 +6,7 @@ A deblurring model restores clips (B, T, H, W, 3) in [0, 1] when called, and fra
     size_multiple, padding                     what height and width must be multiples of, and what fills them up
     start(window) -> carry                     before the first frame; window (B, past + 1 + future, H, W, 3)
     step(carry, window) -> carry, outputs      outputs.restored (B, H, W, 3)
+    memory_frames                              of those with a memory: see models.windows
     explain(carry, window) -> pictures         by name, (B, H, W, 3) in [0, 1]; what `deblur --explain` writes
 
 A flow network maps two images (B, H, W, 3) in [0, 1] to the flow from the first to the second on the first's grid, in

@@ -170,7 +170,7 @@ class MultiTaskUnits(nn.Module):
 
     past_frames = 2
     future_frames = 2
-    memory_frames = 2  # after which a part of a clip goes on much as if it had been run from the beginning
+    memory_frames = 2
     beyond_ends: ClassVar[BeyondEnds] = "repeat"
     size_multiple = QUARTER
     padding: ClassVar[Border] = "edge"

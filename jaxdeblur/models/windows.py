@@ -48,6 +48,12 @@ def restore_all_windows(model: Any, clip: Clip) -> Clip:
     return jnp.broadcast_to(restored.reshape(len(clip), -1, *restored.shape[1:]), clip.shape)
 
 
+def memory_frames(model: Any) -> int:
+    """After how many frames a model goes on much as if it had been run from the beginning; 0 for those without a
+    memory."""
+    return getattr(model, "memory_frames", 0)
+
+
 def restore_consecutive(
     model: Any, variables: Variables, clip: Clip, *, count: int, train: bool = False
 ) -> tuple[Clip, PyTree]:

@@ -10,15 +10,17 @@ the table approximates (`ops.reblur`).
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdeblur.losses.pixel import mean_squared_error
 from jaxdeblur.models import is_flow_network
-from jaxdeblur.models.windows import restore_consecutive
+from jaxdeblur.models.windows import memory_frames, restore_consecutive
 from jaxdeblur.objectives import scaled_bytes
 from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
 from jaxdeblur.ops.reblur import Form, check_options, reblur
@@ -26,6 +28,8 @@ from jaxdeblur.types import Batch, Clip, Flow, Image, PyTree, Variables
 
 FRAMES = 3
 """That are restored of an unlabelled clip: the middle one and those whose motion to it is estimated."""
+REBLUR_METRIC = "reblur_psnr_db"
+"""The name of `to_psnr_db` among the metrics of a validation."""
 
 
 @flax.struct.dataclass
@@ -114,7 +118,7 @@ class ReblurObjective:
     @property
     def frames_before(self) -> int:
         """How many frames of an unlabelled clip come before its middle one."""
-        return self.model.past_frames + FRAMES // 2 + getattr(self.model, "memory_frames", 0)
+        return self.model.past_frames + FRAMES // 2 + memory_frames(self.model)
 
     @property
     def frames_after(self) -> int:
@@ -204,6 +208,11 @@ class ReblurObjective:
             raise ValueError(f"a rim of {rim} px leaves nothing of {width}x{height} frames; use larger crops")
         inside = (slice(None), slice(rim, height - rim), slice(rim, width - rim))
         return mean_squared_error(self.reblurred(found)[inside], found.blurred[inside])
+
+
+def to_psnr_db(errors: Any) -> float:
+    """The mean of reblur errors as a PSNR, which is cut at 120 dB."""
+    return -10 * math.log10(max(float(np.mean(errors)), 1e-12))
 
 
 def _variables(params: PyTree, statistics: PyTree) -> dict[str, PyTree]:

@@ -17,8 +17,8 @@ from jax.extend import core
 
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.data.image_io import StrPath
-from jaxdeblur.data.unlabelled import read_frames
-from jaxdeblur.models.windows import restore_consecutive
+from jaxdeblur.data.unlabelled import read_frames, stacked
+from jaxdeblur.models.windows import memory_frames, restore_consecutive
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
 from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.types import Array, Clip, Variables
@@ -81,13 +81,12 @@ def saliency_of_frame(
     Raises:
         ValueError, OSError: the source cannot be read or has no such frame; the region lies outside it.
     """
-    before = model.past_frames + getattr(model, "memory_frames", 0)
+    before = model.past_frames + memory_frames(model)
     windows = frame_windows(read_frames(source), before, model.future_frames, beyond_ends=model.beyond_ends)
     window = next(itertools.islice(windows, frame, None), None) if frame >= 0 else None
     if window is None:
         raise ValueError(f"{source}: has no frame {frame}; frames are counted from 0")
-    clip = np.stack(window)
-    clip = clip.astype(np.float32) / np.float32(np.iinfo(clip.dtype).max)
+    clip = stacked(window)
     region = None
     if region_px is not None:
         left, top, width, height = region_px
