@@ -5,8 +5,8 @@
 
 Variants (after the colon):
     (none)   DVD data if data/dvd/ is prepared as a video folder, otherwise rendered scenes, loudly
-    dvd      DVD data in data/dvd/{train,test}/<clip>/{blur,sharp}/
-    gopro    GoPro data (gamma-corrected blur) in data/gopro/
+    dvd      DVD data in data/dvd/: jaxdeblur data prepare dvd ARCHIVE
+    gopro    GoPro data in data/gopro/: jaxdeblur data prepare gopro ARCHIVE --variant=blur_gamma
     scenes   rendered scenes, true flow as motion target
     demo     MTU1 on small rendered scenes for a few minutes on two CPU cores: what `make demo` runs
     smoke    a tiny network for a few steps: shows that everything runs
@@ -64,6 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.scenes.test_seed = 1_000_002
     config.data.video_folder = ConfigDict()
     config.data.video_folder.root = "data/gopro" if variant == "gopro" else "data/dvd"
+    config.data.video_folder.variant = "blur_gamma" if variant == "gopro" else ""  # a warning if it is another
     config.data.video_folder.train_split = "train"
     config.data.video_folder.validation_split = "test"  # as the released code does
     config.data.video_folder.test_split = "test"

@@ -132,6 +132,33 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--out", metavar="FOLDER", help="where to (default: inside FOLDER)")
     pack.set_defaults(run=_pack)
 
+    info = data.add_parser("info", help="say what a data set of the field is and what to download")
+    info.add_argument("name", metavar="NAME", nargs="?", help="gopro, dvd, ... (default: list them all)")
+    info.set_defaults(run=_info)
+
+    verify = data.add_parser("verify", help="find every missing, damaged or misplaced file of a data set")
+    prepare = data.add_parser("prepare", help="make of downloaded archives what training reads, after verifying them")
+    for command in (verify, prepare):
+        command.add_argument("name", metavar="NAME", help="see `jaxdeblur data info`")
+        command.add_argument("sources", metavar="SOURCE", nargs="+", help="archives, or folders of archives or files")
+        command.add_argument("--variant", metavar="V", help="which blurred frames, such as blur_gamma of gopro")
+        command.add_argument("--splits", metavar="S,...", type=_names, help="only these, such as test (default: all)")
+        command.add_argument(
+            "--partial", action="store_true", help="what is there is all there is to be: missing clips are no faults"
+        )
+        command.add_argument(
+            "--trust", metavar="CLIP,...", type=_names, default=(), help="clips whose frames show what they should"
+        )
+    verify.set_defaults(run=_verify)
+    prepare.add_argument("--out", metavar="FOLDER", type=Path, help="where to (default: data/NAME)")
+    prepare.add_argument(
+        "--form",
+        choices=("folder", "packed", "tfds"),
+        default="folder",
+        help="files as they are; and their fast form beside them; or TensorFlow Datasets (default: %(default)s)",
+    )
+    prepare.set_defaults(run=_prepare)
+
     scenes = data.add_parser("scenes", help="render clips of the built-in scenes to a folder of frames")
     scenes.add_argument("folder", metavar="FOLDER", type=Path, help="gets <split>/<clip>/{blur,sharp}/<frame>.png")
     scenes.add_argument("--split", default="train", help="(default: %(default)s)")
@@ -279,6 +306,100 @@ def _pack(arguments: argparse.Namespace, work: _Work) -> None:
     print(pack_video_folder(arguments.folder, out=arguments.out))
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _dataset(name: str) -> Any:
+    from jaxdeblur.data.datasets import DATASETS
+
+    if name not in DATASETS:
+        raise ValueError(f"there is no data set {name!r}; expected one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def _info(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.data.datasets import DATASETS, VideoSet, instructions
+
+    if arguments.name is None:
+        for dataset in DATASETS.values():
+            print(f"{dataset.name:14} {dataset.title}")
+        print("\njaxdeblur data info NAME says what to download")
+        return
+    dataset = _dataset(arguments.name)
+    print(f"{dataset.title}, {dataset.size_px[0]}x{dataset.size_px[1]}\n")
+    print(f"{instructions(dataset)}\n")
+    if isinstance(dataset, VideoSet):
+        for split in dataset.splits:
+            clips, pairs = dataset.count(split)
+            print(f"{split:12} {clips} clips, {pairs} pairs of frames")
+        for variant, meaning in dataset.variants.items():
+            print(f"--variant={variant:12} {meaning}")
+    else:
+        print(f"{sum(1 for _ in dataset.pairs())} pairs of images" + (", clean and final" * ("" not in dataset.scenes)))
+    print(f"\njaxdeblur data prepare {dataset.name} FOLDER    # writes data/{dataset.name}")
+
+
+def _verify(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.data.preparation import FaultsFoundError, verify
+
+    dataset = _dataset(arguments.name)
+    with _progress_bar("verifying", work, unit="files") as progress:
+        found = verify(dataset, arguments.sources, progress=progress, **_which(arguments))
+    _print_counts(found)
+    with _listing_faults():
+        if found.faults:
+            raise FaultsFoundError(f"{dataset.title}: faults were found ({len(found.faults)})", found.faults)
+    print(f"{dataset.title}: whole and in order")
+
+
+def _prepare(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.data.preparation import prepare
+
+    dataset = _dataset(arguments.name)
+    out = arguments.out or Path("data") / (dataset.name if arguments.form != "tfds" else "tfds")
+    if arguments.form == "tfds":
+        from jaxdeblur.data.builders.official import prepare_tfds
+
+        with _listing_faults():
+            print(prepare_tfds(dataset, arguments.sources, out, **_which(arguments)))
+        return
+    packed = arguments.form == "packed"
+    with _listing_faults(), _progress_bar("verifying, gathering", work, unit="files") as progress:
+        found = prepare(dataset, arguments.sources, out, packed=packed, progress=progress, **_which(arguments))
+    _print_counts(found)
+    print(f"{out}: {dataset.title}")
+
+
+@contextlib.contextmanager
+def _listing_faults() -> Iterator[None]:
+    from jaxdeblur.data.preparation import FaultsFoundError
+
+    try:
+        yield
+    except FaultsFoundError as error:
+        for fault in error.faults:
+            print(f"{fault.kind}: {fault}")
+        if any(fault.is_a_judgement for fault in error.faults):
+            print("(if the frames of a clip do show what they should, name it with --trust)")
+        raise
+
+
+def _which(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "variant": arguments.variant,
+        "splits": arguments.splits,
+        "partial": arguments.partial,
+        "trusted": arguments.trust,
+    }
+
+
+def _print_counts(found: Any) -> None:
+    for count in found.counts:
+        expected = "" if count.expected_pairs is None else f" of {count.expected_clips} and {count.expected_pairs}"
+        print(f"{count.split:12} {count.clips} clips, {count.pairs} pairs{expected}")
+
+
 def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.data.scenes import SceneConfig, load_photographs, write_video_folder
 
@@ -303,7 +424,7 @@ def _convert(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 @contextlib.contextmanager
-def _progress_bar(title: str, work: _Work) -> Iterator[Any]:
+def _progress_bar(title: str, work: _Work, unit: str = "frames") -> Iterator[Any]:
     """Frames done, frames a second and time left on stderr; gives the function to call after each frame."""
     from rich.console import Console
     from rich.markup import escape
@@ -311,15 +432,15 @@ def _progress_bar(title: str, work: _Work) -> Iterator[Any]:
     from rich.progress import TimeRemainingColumn as TimeLeft
     from rich.text import Text
 
-    class FramesPerSecond(ProgressColumn):
+    class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:.2f} frames/s")
+            return Text(f"{task.finished_speed or task.speed or 0:.2f} {unit}/s")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        FramesPerSecond(),
+        Speed(),
         TimeLeft(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:

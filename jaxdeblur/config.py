@@ -55,6 +55,7 @@ from jaxdeblur.data.flow_pairs import (
     read_flow_window,
 )
 from jaxdeblur.data.pipeline import video_folder_batches
+from jaxdeblur.data.preparation import read_record
 from jaxdeblur.data.scenes import SceneConfig, batch_renderer, load_photographs, scene_batches
 from jaxdeblur.data.transforms import (
     FLIPS,
@@ -155,6 +156,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 f"TRAINING ON RENDERED SCENES, NOT ON THE PAPER'S DATA: {root / data.video_folder.train_split} does "
                 "not exist. Scores are not comparable with the paper's. Prepare the data set there, or give "
                 "--config.data.video_folder.root"
+            )
+    if data.source == "video_folder" and (wanted := data.video_folder.get("variant")):
+        record = read_record(data.video_folder.root)
+        if record is not None and record["variant"] != wanted:
+            data.note = (
+                f"THE BLURRED FRAMES IN {data.video_folder.root} ARE {record['name']}'s {record['variant']}, THE RECIPE IS "
+                f"OF {wanted}. Prepare these: jaxdeblur data prepare {record['name']} ARCHIVE --variant={wanted} --out="
+                "FOLDER, and give --config.data.video_folder.root=FOLDER"
             )
     if data.get("labelled") == "auto":
         found = (Path(data.flow_pairs.root) / "training").is_dir()

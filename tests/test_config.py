@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import logging
 from pathlib import Path
 
@@ -153,6 +154,17 @@ def test_with_the_papers_data_it_takes_them(tmp_path, monkeypatch):
     config = parts.resolve(load(""))
     assert config.data.source == "video_folder"
     assert config.data.note == ""
+
+
+def test_another_variant_of_the_data_than_the_recipes_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "gopro"
+    folder.mkdir(parents=True)
+    record = {"name": "gopro", "variant": "blur_gamma", "splits": ["train", "test"], "partial": False}
+    (folder / "dataset.json").write_text(json.dumps(record))
+    assert parts.resolve(load("gopro")).data.note == ""
+    (folder / "dataset.json").write_text(json.dumps({**record, "variant": "blur"}))
+    assert "ARE gopro's blur, THE RECIPE IS OF blur_gamma" in parts.resolve(load("gopro")).data.note
 
 
 def test_the_motion_loss_without_flow_says_what_to_give():

@@ -60,23 +60,24 @@ def write_flow(path: StrPath, flow: np.ndarray, valid: np.ndarray | None = None)
 
 def read_flo(path: StrPath) -> tuple[np.ndarray, np.ndarray]:
     """Reads Middlebury's form; see `read_flow`. A component that is not finite marks an unknown pixel too."""
-    data = Path(path).read_bytes()
+    return decode_flo(Path(path).read_bytes(), os.fspath(path))
+
+
+def decode_flo(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """As read_flo, of a file's bytes; errors call it by the name given."""
     if len(data) < _FLO_HEADER.size:
-        raise ValueError(f"{os.fspath(path)}: cut short or no .flo file: {len(data)} bytes, its header alone takes 12")
+        raise ValueError(f"{name}: cut short or no .flo file: {len(data)} bytes, its header alone takes 12")
     tag, width, height = _FLO_HEADER.unpack_from(data)
     if tag != _FLO_TAG:
-        raise ValueError(f"{os.fspath(path)}: not a .flo file: it starts with {data[:4]!r}, expected b'PIEH'")
+        raise ValueError(f"{name}: not a .flo file: it starts with {data[:4]!r}, expected b'PIEH'")
     if not (1 <= width <= _LARGEST_SIDE_PX and 1 <= height <= _LARGEST_SIDE_PX):
         raise ValueError(
-            f"{os.fspath(path)}: damaged .flo file: it claims to be {width}x{height}; "
-            f"expected sides of 1 to {_LARGEST_SIDE_PX}"
+            f"{name}: damaged .flo file: it claims to be {width}x{height}; expected sides of 1 to {_LARGEST_SIDE_PX}"
         )
     expected = _FLO_HEADER.size + 8 * width * height
     if len(data) != expected:
         state = "cut short" if len(data) < expected else "longer than it should be"
-        raise ValueError(
-            f"{os.fspath(path)}: .flo file {state}: {len(data)} bytes, but {width}x{height} pixels take {expected}"
-        )
+        raise ValueError(f"{name}: .flo file {state}: {len(data)} bytes, but {width}x{height} pixels take {expected}")
     flow = np.frombuffer(data, "<f4", offset=_FLO_HEADER.size).reshape(height, width, 2).astype(np.float32)
     valid = np.all(np.abs(flow) <= _FLO_UNKNOWN, axis=-1)  # False for NaN
     flow[~valid] = 0

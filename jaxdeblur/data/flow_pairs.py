@@ -39,7 +39,8 @@ _LISTED_AT_MOST = 10
 _SCENES_LISTED_AT_MOST = 30
 # Reading a header is waiting for a disk or a network, hardly computing.
 _INDEX_THREADS = 16
-_CHAIRS_VALIDATION_EVERY = 36
+CHAIRS_VALIDATION_EVERY = 36
+"""Every so many-th pair of FlyingChairs validates where the published split is not at hand."""
 _TRUTH = ("flow_1to0", "valid_1to0")
 _PICTURES = (".png", ".jpg", ".jpeg", ".ppm")
 
@@ -141,7 +142,7 @@ def index_flying_chairs(root: StrPath, *, split: Literal["train", "validation"] 
     names = [folder / "FlyingChairs_train_val.txt" for folder in (data.parent, data)]
     split_file = next((name for name in names if name.is_file()), None)
     if split_file is not None:
-        parts = _read_split_file(split_file)
+        parts = read_chairs_split(split_file.read_text(), str(split_file))
         if max(numbers, default=0) > len(parts):
             raise ValueError(f"{split_file} has {len(parts)} lines, but {str(data)!r} has a pair {max(numbers):05d}")
         chosen = [number for number, part in enumerate(parts, start=1) if part == split]
@@ -149,10 +150,10 @@ def index_flying_chairs(root: StrPath, *, split: Literal["train", "validation"] 
         logging.info(
             "FlyingChairs in %s has no FlyingChairs_train_val.txt; every %dth pair is for validation",
             os.fspath(root),
-            _CHAIRS_VALIDATION_EVERY,
+            CHAIRS_VALIDATION_EVERY,
         )
         validates = split == "validation"
-        chosen = [number for number in sorted(numbers) if (number % _CHAIRS_VALIDATION_EVERY == 0) == validates]
+        chosen = [number for number in sorted(numbers) if (number % CHAIRS_VALIDATION_EVERY == 0) == validates]
     pairs = [
         FlowPair(
             image_1_path=str(data / f"{number:05d}_img1.ppm"),
@@ -468,12 +469,13 @@ def _numbers(folder: Path, pattern: str) -> set[int]:
     return {int(match[1]) for match in matches if match}
 
 
-def _read_split_file(path: Path) -> list[Literal["train", "validation"]]:
+def read_chairs_split(text: str, name: str) -> list[Literal["train", "validation"]]:
+    """Of pair 1, 2, ...; errors call the file by the name given."""
     parts: dict[str, Literal["train", "validation"]] = {"1": "train", "2": "validation"}
-    lines = path.read_text().split()
+    lines = text.split()
     strange = next((number for number, line in enumerate(lines, start=1) if line not in parts), None)
     if strange is not None:
-        raise ValueError(f"{path}: line {strange} is {lines[strange - 1]!r}; expected 1 (train) or 2 (validation)")
+        raise ValueError(f"{name}: line {strange} is {lines[strange - 1]!r}; expected 1 (train) or 2 (validation)")
     return [parts[line] for line in lines]
 
 
@@ -493,11 +495,15 @@ def _read_image_u8(path: str) -> np.ndarray:
     """(H, W, 3) uint8 from a binary PPM, or from anything that image_io reads."""
     if not _is_ppm(path):
         return read_rgb_u8(path)
-    data = Path(path).read_bytes()
-    height_px, width_px, start = _ppm_header(path, data[:_PPM_HEADER_AT_MOST])
+    return decode_ppm(Path(path).read_bytes(), path)
+
+
+def decode_ppm(data: bytes, name: str) -> np.ndarray:
+    """(H, W, 3) uint8 of a binary PPM file's bytes; errors call it by the name given."""
+    height_px, width_px, start = _ppm_header(name, data[:_PPM_HEADER_AT_MOST])
     expected = start + 3 * height_px * width_px
     if len(data) < expected:
-        raise ValueError(f"{path!r} is cut short: {len(data)} bytes, but {width_px}x{height_px} pixels take {expected}")
+        raise ValueError(f"{name!r} is cut short: {len(data)} bytes, but {width_px}x{height_px} pixels take {expected}")
     return np.frombuffer(data, np.uint8, 3 * height_px * width_px, start).reshape(height_px, width_px, 3).copy()
 
 

@@ -133,21 +133,26 @@ def read_image(path: StrPath) -> ImageFile:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, damaged, cut short, or of an unknown kind; the message names it.
     """
-    frame, codec_name = _decode_file(path)
-    name = frame.format.name
-    if name == "pal8":
+    return decode_image(Path(path).read_bytes(), os.fspath(path))
+
+
+def decode_image(data: bytes, name: str) -> ImageFile:
+    """As read_image, of a file's bytes; errors call it by the name given."""
+    frame, codec_name = _decode(data, name)
+    pixel_format = frame.format.name
+    if pixel_format == "pal8":
         channels = _unpack(frame.reformat(format="rgba"))
         is_grey = bool(np.all(channels[..., :3] == channels[..., :1]))
         alpha = channels[..., 3] if np.any(channels[..., 3] != 255) else None
         return ImageFile(np.ascontiguousarray(channels[..., :3]), alpha, is_grey)
-    if name in ("monob", "monow"):
+    if pixel_format in ("monob", "monow"):
         frame = frame.reformat(format="gray")
-        name = "gray"
-    if name not in _PACKED_FORMATS:
+        pixel_format = "gray"
+    if pixel_format not in _PACKED_FORMATS:
         frame = _to_packed(frame, codec_name)
-        name = frame.format.name
+        pixel_format = frame.format.name
     channels = _unpack(frame)
-    order = _PACKED_FORMATS[name][1]
+    order = _PACKED_FORMATS[pixel_format][1]
     alpha = channels[..., order.index("A")] if "A" in order else None
     if codec_name == "webp" and alpha is not None and np.all(alpha == 255):
         alpha = None  # the decoder gives every lossless file an alpha
@@ -162,7 +167,11 @@ def read_rgb_u8(path: StrPath) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, damaged, cut short, or of an unknown kind; the message names it.
     """
-    rgb = read_image(path).rgb
+    return to_u8(read_image(path).rgb)
+
+
+def to_u8(rgb: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 values as the nearest uint8 ones."""
     # 65535 = 257 * 255, so this is exact rounding; no value lies half-way.
     return rgb if rgb.dtype == np.uint8 else ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
@@ -212,13 +221,12 @@ def replacing(path: StrPath) -> Iterator[Path]:
         raise
 
 
-def _decode_file(path: StrPath) -> tuple[av.VideoFrame, str]:
-    data = Path(path).read_bytes()
+def _decode(data: bytes, name: str) -> tuple[av.VideoFrame, str]:
     if not data:
-        raise ValueError(f"{os.fspath(path)}: the image file is empty")
+        raise ValueError(f"{name}: the image file is empty")
     codec_name = _codec_of(data)
     if codec_name is None:
-        raise ValueError(f"{os.fspath(path)}: not a PNG, JPEG, BMP, TIFF or WebP image")
+        raise ValueError(f"{name}: not a PNG, JPEG, BMP, TIFF or WebP image")
     decoder = cast(av.VideoCodecContext, av.CodecContext.create(codec_name, "r"))
     decoder.thread_count = 1
     if codec_name == "mjpeg":  # the others refuse by themselves, and TIFF would take strange tags for damage
@@ -227,11 +235,11 @@ def _decode_file(path: StrPath) -> tuple[av.VideoFrame, str]:
         frames = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{os.fspath(path)}: damaged or truncated image ({reason})") from error
+        raise ValueError(f"{name}: damaged or truncated image ({reason})") from error
     if codec_name == "mjpeg" and data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
-        raise ValueError(f"{os.fspath(path)}: damaged or truncated image (no end-of-image marker)")
+        raise ValueError(f"{name}: damaged or truncated image (no end-of-image marker)")
     if not frames or frames[0].is_corrupt:
-        raise ValueError(f"{os.fspath(path)}: damaged or truncated image (nothing decoded)")
+        raise ValueError(f"{name}: damaged or truncated image (nothing decoded)")
     return frames[0], codec_name
 
 

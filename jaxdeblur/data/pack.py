@@ -60,7 +60,7 @@ def pack_video_folder(root: str | os.PathLike[str], *, out: str | os.PathLike[st
         raise ValueError(f"video folder {str(root)!r} has no splits to pack")
     target = Path(root).absolute() / PACKED_FOLDER if out is None else Path(out).absolute()
     target.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with only_writer(target):
         missing = [clip for clip in clips if _why_unusable(clip, _packed_folder(clip, target)) is not None]
         _check_space(missing, target)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -225,15 +225,17 @@ def _check_space(clips: Sequence[ClipFiles], target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Keeps a second packing run out; the lock ends with the process, however it ends."""
-    with open(target / ".lock", "w") as file:
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keeps other runs from writing into a folder; the lock ends with the process, however it ends.
+
+    Raises:
+        BlockingIOError: another run is at it.
+    """
+    with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
-                error.errno,
-                "another run is packing into this folder; wait until it has finished",
-                str(target),
+                error.errno, "another run is writing into this folder; wait until it has finished", str(folder)
             ) from error
         yield

@@ -1,5 +1,6 @@
 """The training loop: batches in, checkpoints, records and a live line out; goes on where it was stopped."""
 
+import contextlib
 import logging
 import math
 import signal
@@ -7,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,7 +111,8 @@ def train(
                 saved = step
             over = enough(step)
             while step < steps and not over and not stop.requested():
-                batch = next(source)
+                with line.waiting():
+                    batch = next(source)
                 images += _images(batch)
                 state, metrics = train_step_at(step)(state, batch, frozen)
                 before, step = step, step + updates_per_batch
@@ -121,11 +123,11 @@ def train(
                 ]
                 if any(due):
                     rows = _finite_rows(pending, step, updates_per_batch)
-                    rate = line.advance(step, images, rows[-1][1])
+                    pace = line.advance(step, images, rows[-1][1])
                     pending, images = [], 0
                     if records is not None:
                         records.write("losses", rows)
-                        line.say(*rows[-1], rate)
+                        line.say(*rows[-1], pace)
                 scores = None
                 if due[2]:
                     scores = validate(line)
@@ -208,6 +210,14 @@ class _StopRequest:
         return bool(multihost_utils.process_allgather(np.array(self._requested)).any())
 
 
+class _Pace(NamedTuple):
+    """waited: the share of the time in which there was no batch yet."""
+
+    images_a_second: float
+    waited: float
+    left_s: float
+
+
 class _Line:
     """The live line on a terminal; plain lines elsewhere."""
 
@@ -227,6 +237,7 @@ class _Line:
         self._steps, self._first_step = steps, step
         self._start: float | None = None
         self._last = time.monotonic()
+        self._waited_s = 0.0
 
     def __enter__(self) -> "_Line":
         self._progress.__enter__()
@@ -235,31 +246,39 @@ class _Line:
     def __exit__(self, *error: Any) -> None:
         self._progress.__exit__(*error)
 
-    def advance(self, step: int, images: int, values: dict[str, float]) -> tuple[float, float]:
-        """Returns images a second since the last call and seconds left at that rate."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what waits for input."""
+        start = time.monotonic()
+        yield
+        self._waited_s += time.monotonic() - start
+
+    def advance(self, step: int, images: int, values: dict[str, float]) -> "_Pace":
+        """How it went since the last call."""
         now = time.monotonic()
-        rate = images / (now - self._last)
+        interval_s = now - self._last
+        rate, waited = images / interval_s, self._waited_s / interval_s
         if self._start is None:  # the first interval holds the compilation
             self._start, self._first_step = now, step
             left_s = math.nan
         else:
             left_s = (now - self._start) / (step - self._first_step) * (self._steps - step)
-        self._last = now
-        text = f"{_main_loss(values)} {rate:.1f} images/s"
+        self._last, self._waited_s = now, 0.0
+        text = f"{_main_loss(values)} {rate:.1f} images/s, {waited:.0%} waiting for input"
         self._progress.update(self._task, completed=min(step, self._steps), text=text)
-        return rate, left_s
+        return _Pace(rate, waited, left_s)
 
     def resume(self) -> None:
-        """Leaves what was done since the last call of advance (validation, saving) out of the rate."""
+        """Leaves what was done since the last call of advance (validation, saving) out of the pace."""
         self._last = time.monotonic()
 
-    def say(self, step: int, values: dict[str, float], rate: tuple[float, float] | None) -> None:
+    def say(self, step: int, values: dict[str, float], pace: "_Pace | None") -> None:
         parts = [f"step {step}/{self._steps}"]
         parts += [f"{name} {value:.5g}" for name, value in values.items() if not name.startswith("gradient_norm")]
-        if rate is not None:
-            parts.append(f"{rate[0]:.1f} images/s")
-            if math.isfinite(rate[1]):
-                parts.append(f"{_clock(rate[1])} left")
+        if pace is not None:
+            parts += [f"{pace.images_a_second:.1f} images/s", f"{pace.waited:.0%} waiting for input"]
+            if math.isfinite(pace.left_s):
+                parts.append(f"{_clock(pace.left_s)} left")
         self._console.print("  ".join(parts))
 
 

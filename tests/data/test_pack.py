@@ -173,7 +173,7 @@ def test_a_second_run_at_the_same_time_is_refused(root):
     pack_video_folder(root)
     with open(root / "packed/.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another run is packing"):
+        with pytest.raises(BlockingIOError, match="another run is writing"):
             pack_video_folder(root)
 
 

@@ -26,6 +26,17 @@ import_tensorflow()
 import tensorflow_datasets as tfds  # noqa: E402  (after TensorFlow was kept off the accelerators)
 
 
+def frame_features() -> dict[str, Any]:
+    """Of an example that is a frame with its partner."""
+    return {
+        "clip": tfds.features.Text(),
+        "frame": tfds.features.Text(),  # file name of the blurred frame
+        "frames_to_end": tfds.features.Scalar(np.int32),  # 0 at the last frame of a clip
+        "blurred": tfds.features.Image(shape=(None, None, 3)),
+        "sharp": tfds.features.Image(shape=(None, None, 3)),
+    }
+
+
 @dataclasses.dataclass(kw_only=True)
 class VideoFolderConfig(tfds.core.BuilderConfig):
     """One video folder. `name` is what its prepared form is called under the data directory."""
@@ -50,18 +61,9 @@ class VideoFolder(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=config, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            {
-                "clip": tfds.features.Text(),
-                "frame": tfds.features.Text(),  # file name of the blurred frame
-                "frames_to_end": tfds.features.Scalar(np.int32),  # 0 at the last frame of a clip
-                "blurred": tfds.features.Image(shape=(None, None, 3)),
-                "sharp": tfds.features.Image(shape=(None, None, 3)),
-            }
-        )
         return tfds.core.DatasetInfo(
             builder=self,
-            features=features,
+            features=tfds.features.FeaturesDict(frame_features()),
             supervised_keys=("blurred", "sharp"),
             description="Blurred video frames with their sharp partners.",
             disable_shuffling=True,
