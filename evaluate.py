@@ -6,7 +6,10 @@
     python evaluate.py --config=configs/vdflow.py:smoke --workdir=runs/vdflow_smoke --task=flow
 
 Writes scores.json, scores.csv and picture strips of the best, the median and the worst frame (blurred, restored, sharp)
-or pair (image, estimated flow, true flow).
+or pair (image, estimated flow, true flow); with --html=report.html all of it as a page that opens anywhere.
+
+Frames are scored by the configuration's protocol or by those of --protocol=NAME,..., and always by `common`, too;
+docs/protocols.md says what they are.
 """
 
 import logging
@@ -21,6 +24,9 @@ from rich.console import Console
 
 import jaxdeblur.config as parts
 from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
+from jaxdeblur.evaluation.consistency import Consistency
+from jaxdeblur.evaluation.flow import FlowEvaluation
+from jaxdeblur.interop.files import read_flow_network
 from jaxdeblur.training.sharding import make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
@@ -32,6 +38,14 @@ _TASK = flags.DEFINE_enum("task", None, ["deblur", "flow"], "what to score, of a
 _OUT = flags.DEFINE_string(
     "out", None, "folder for the results; by default <workdir or checkpoint> with evaluation[_flow]"
 )
+_PROTOCOL = flags.DEFINE_list(
+    "protocol", [], "how frames are scored, instead of the configuration's evaluation.protocol; or `all`"
+)
+_HTML = flags.DEFINE_string("html", None, "also write the scores, pictures and training curves as one page")
+_FLOW_CHECKPOINT = flags.DEFINE_string(
+    "flow_checkpoint", None, "a flow network (a run, a checkpoint or an official file) to score temporal consistency by"
+)
+_FLOW_NAME = flags.DEFINE_string("flow_name", "flownets", "the flow network of an official file")
 
 
 def main(argv: list[str]) -> None:
@@ -67,8 +81,26 @@ def main(argv: list[str]) -> None:
         "task": task,
         "data": scored_on,
     }
-    evaluation = parts.build_evaluation(config, model, make_mesh(jax.local_devices()[:1]), held_out="test", task=task)
-    evaluation.report(variables, out, about, console)
+    mesh = make_mesh(jax.local_devices()[:1])
+    evaluation = parts.build_evaluation(config, model, mesh, held_out="test", task=task, protocols=_PROTOCOL.value)
+    if isinstance(evaluation, FlowEvaluation):
+        given = {"html": _HTML.value, "flow_checkpoint": _FLOW_CHECKPOINT.value, "protocol": _PROTOCOL.value}
+        if unfit := [f"--{name}" for name, value in given.items() if value]:
+            raise ValueError(f"{', '.join(unfit)}: of restored frames only; here flow is scored")
+        evaluation.report(variables, out, about, console)
+        return
+    consistency = None
+    if _FLOW_CHECKPOINT.value:
+        consistency = Consistency(*read_flow_network(_FLOW_CHECKPOINT.value, _FLOW_NAME.value)[:2])
+    evaluation.report(
+        variables,
+        out,
+        about,
+        console,
+        consistency=consistency,
+        html=Path(_HTML.value) if _HTML.value else None,
+        workdir=Path(_WORKDIR.value) if _WORKDIR.value else None,
+    )
 
 
 if __name__ == "__main__":

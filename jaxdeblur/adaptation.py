@@ -39,10 +39,10 @@ from jaxdeblur.data.unlabelled import (
     crop_of_sample,
     cut_out,
     half_labelled,
-    read_frames,
     unlabelled_batches,
     windows_of_clip,
 )
+from jaxdeblur.data.video_folder import read_frames
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.interop.files import read_flow_network
 from jaxdeblur.models.windows import memory_frames

@@ -76,6 +76,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     deblur.set_defaults(run=_deblur)
 
+    score = commands.add_parser("score", help="PSNR and SSIM of any program's results against the truth")
+    score.add_argument(
+        "results",
+        metavar="RESULTS",
+        type=Path,
+        help="frames, a video, or a folder of clips; alone: clips of blur/ and sharp/, whose blurred frames are scored",
+    )
+    score.add_argument("truth", metavar="TRUTH", type=Path, nargs="?", help="the sharp frames, under the same names")
+    score.add_argument(
+        "--blurred", metavar="PATH", type=Path, help="what the results were made from, scored beside them"
+    )
+    score.add_argument(
+        "--protocol", metavar="NAME,...", type=_names, default=["common"], help="or all (default: common, always shown)"
+    )
+    score.add_argument("--out", metavar="DIR", type=Path, help="also write scores.json, scores.csv and pictures")
+    score.add_argument("--html", metavar="FILE", type=Path, help="also write a page of tables, pictures and maps")
+    score.set_defaults(run=_score)
+
     adapt = commands.add_parser("adapt", help="tune a model on blurry videos of your own, without sharp ones")
     adapt.add_argument("sources", metavar="IN", nargs="+", type=Path, help="videos, or folders of images")
     adapt.add_argument("--checkpoint", metavar="DIR", required=True, help="the model to tune")
@@ -209,6 +227,25 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     print(f"{target}: {count} frames" + (f"; side by side: {compare}" if compare else ""))
     if arguments.explain:
         print(f"{arguments.explain}: a sheet a frame")
+
+
+def _score(arguments: argparse.Namespace, work: _Work) -> None:
+    from rich.console import Console
+
+    from jaxdeblur.evaluation.deblurring import report_scores, with_common
+    from jaxdeblur.evaluation.protocols import protocols_named
+    from jaxdeblur.evaluation.results import pair_clips
+
+    protocols = with_common(*protocols_named(arguments.protocol))
+    clips, notes = pair_clips(arguments.results, arguments.truth, arguments.blurred)
+    console = Console(highlight=False)
+    for note in notes:
+        console.print(note, markup=False)
+    given = {"results": arguments.results, "truth": arguments.truth, "blurred": arguments.blurred}
+    about = {name: str(path) for name, path in given.items() if path is not None}
+    report_scores(
+        clips, None, protocols, arguments.out, about, console, title=arguments.results.name, html=arguments.html
+    )
 
 
 def _adapt(arguments: argparse.Namespace, work: _Work) -> None:

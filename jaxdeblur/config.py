@@ -69,7 +69,7 @@ from jaxdeblur.data.unlabelled import half_labelled, unlabelled_batches, windows
 from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS, ClipFiles, index_video_folder, iterate_clip
 from jaxdeblur.evaluation.deblurring import DeblurringEvaluation
 from jaxdeblur.evaluation.flow import FlowEvaluation, FlowScene, FlowTruth
-from jaxdeblur.evaluation.protocols import PROTOCOLS
+from jaxdeblur.evaluation.protocols import PROTOCOLS, protocols_named
 from jaxdeblur.evaluation.scores import EvaluationClip
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
@@ -161,9 +161,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
         record = read_record(data.video_folder.root)
         if record is not None and record["variant"] != wanted:
             data.note = (
-                f"THE BLURRED FRAMES IN {data.video_folder.root} ARE {record['name']}'s {record['variant']}, THE RECIPE IS "
-                f"OF {wanted}. Prepare these: jaxdeblur data prepare {record['name']} ARCHIVE --variant={wanted} --out="
-                "FOLDER, and give --config.data.video_folder.root=FOLDER"
+                f"THE BLURRED FRAMES IN {data.video_folder.root} ARE {record['name']}'s {record['variant']}, "
+                f"THE RECIPE IS OF {wanted}. To have these: jaxdeblur data prepare {record['name']} ARCHIVE "
+                f"--variant={wanted} --out=FOLDER, and give --config.data.video_folder.root=FOLDER"
             )
     if data.get("labelled") == "auto":
         found = (Path(data.flow_pairs.root) / "training").is_dir()
@@ -694,18 +694,23 @@ def scored_on(config: ConfigDict, task: str) -> str:
 
 
 def build_evaluation(
-    config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str, task: str
+    config: ConfigDict, model: Any, mesh: Mesh, *, held_out: str, task: str, protocols: Sequence[str] = ()
 ) -> DeblurringEvaluation | FlowEvaluation:
-    """Scores on data that training has not seen; held_out is "validation" or "test", task one of `tasks`."""
+    """Scores on data that training has not seen; held_out is "validation" or "test", task one of `tasks`.
+
+    protocols: names, or "all", instead of evaluation.protocol.
+    """
     options = config.evaluation
     if task not in tasks(model):
         raise ValueError(f"{config.model.name} cannot be scored on {task!r}; only on {' and '.join(tasks(model))}")
     if task == "flow":
         return FlowEvaluation(model, flow_scenes(config, mesh, held_out=held_out, windows=hasattr(model, "flows")))
+    protocol, *others = protocols_named(protocols or [options.protocol])
     return DeblurringEvaluation(
         model,
         evaluation_clips(config, mesh, held_out=held_out),
-        PROTOCOLS[options.protocol],
+        protocol,
+        tuple(others),
         motion=options.get("motion", False),
         picture_frame=1 if "unlabelled" in config.data else config.data.frames // 2,
         # Of clips that are tuned on no choice may follow from the truth.

@@ -186,9 +186,16 @@ def write_image(path: StrPath, image: ImageFile) -> None:
         OSError: the target cannot be written.
     """
     path = Path(path)
-    encoder = ENCODERS.get(path.suffix.lower())
+    data = encode_image(image, path.suffix, os.fspath(path))
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def encode_image(image: ImageFile, suffix: str, name: str) -> bytes:
+    """What write_image writes; errors call the file by the name given."""
+    encoder = ENCODERS.get(suffix.lower())
     if encoder is None:
-        raise ValueError(f"{path}: unknown image suffix {path.suffix!r}; use one of {', '.join(ENCODERS)}")
+        raise ValueError(f"{name}: unknown image suffix {suffix!r}; use one of {', '.join(ENCODERS)}")
     order = ("L" if image.is_grey else "RGB") + ("" if image.alpha is None else "A")
     pixel_format = _ENCODER_FORMATS[encoder].get((image.bits, order))
     if pixel_format is None and order == "LA":  # BMP: grey with alpha only as colour
@@ -196,10 +203,8 @@ def write_image(path: StrPath, image: ImageFile) -> None:
         pixel_format = _ENCODER_FORMATS[encoder].get((image.bits, order))
     if pixel_format is None:
         kind = {"L": "grey", "LA": "grey with alpha", "RGB": "RGB", "RGBA": "RGB with alpha"}[order]
-        raise ValueError(f"{path}: a {path.suffix} file cannot hold {image.bits}-bit {kind}; use .png or .tif instead")
-    data = _encode(_pack(image, pixel_format), encoder)
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+        raise ValueError(f"{name}: a {suffix} file cannot hold {image.bits}-bit {kind}; use .png or .tif instead")
+    return _encode(_pack(image, pixel_format), encoder)
 
 
 @contextlib.contextmanager

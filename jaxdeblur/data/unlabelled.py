@@ -4,16 +4,12 @@ As in `clips` and `transforms` nothing has a state: what sample n of a run is fo
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxdeblur.data.clips import batch_share, check_start, epoch_order, frame_windows
-from jaxdeblur.data.image_io import StrPath, read_image
 from jaxdeblur.data.transforms import draw_geometry
-from jaxdeblur.data.video_folder import list_images
-from jaxdeblur.data.video_io import VideoReader
 from jaxdeblur.types import Array, Batch, BeyondEnds
 
 _CHOICE_STREAM = 5
@@ -28,20 +24,6 @@ class UnlabelledWindow(NamedTuple):
     """Its number in the clip, from 0."""
     frames: tuple[np.ndarray, ...]
     """before + 1 + after of them, (H, W, 3), uint8 or uint16; windows share their frames' memory."""
-
-
-def read_frames(path: StrPath) -> Iterator[np.ndarray]:
-    """The frames of a video, or of a folder of images in the order of their names: (H, W, 3), uint8 or uint16.
-
-    Raises:
-        OSError, ValueError: there is none, or it is damaged; the message names the file.
-    """
-    if Path(path).is_dir():
-        yield from (read_image(file).rgb for file in list_images(path))
-        return
-    with VideoReader(path) as reader:
-        for frame in reader:
-            yield frame.rgb
 
 
 def windows_of_clip(

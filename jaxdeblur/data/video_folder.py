@@ -16,7 +16,8 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ENCODERS, StrPath, read_rgb_u8
+from jaxdeblur.data.image_io import ENCODERS, StrPath, read_image, read_rgb_u8
+from jaxdeblur.data.video_io import VideoReader
 
 PACKED_FOLDER = "packed"
 Side = Literal["blur", "sharp"]
@@ -159,6 +160,20 @@ def list_images(folder: StrPath) -> list[Path]:
     if not paths:
         raise ValueError(f"{folder}: has no images; looked for {', '.join(ENCODERS)}")
     return sorted(paths, key=lambda path: numeric_order(path.name))
+
+
+def read_frames(path: StrPath) -> Iterator[np.ndarray]:
+    """The frames of a video, or of a folder of images in the order of their names: (H, W, 3), uint8 or uint16.
+
+    Raises:
+        OSError, ValueError: there is none, or it is damaged; the message names the file.
+    """
+    if Path(path).is_dir():
+        yield from (read_image(file).rgb for file in list_images(path))
+        return
+    with VideoReader(path) as reader:
+        for frame in reader:
+            yield frame.rgb
 
 
 def numeric_order(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -1,11 +1,12 @@
-"""How papers score a restored frame. A figure means something only with its protocol: SSIM above all differs between
-them.
+"""How papers score restored frames. A figure means something only with its protocol; SSIM above all differs.
 
-Each takes one restored and one sharp frame, float (H, W, 3) in [0, 1], and returns PSNR in decibel and SSIM.
+A score takes one restored and one sharp frame, float (H, W, 3) in [0, 1], and returns PSNR in decibel and SSIM. A
+protocol (`PROTOCOLS`) adds which frames count, how they are turned and cut, and what is averaged. For one and the same
+pair of frames `docs/protocols.md` shows what each prints.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS
 from jaxdeblur.ops.filters import correlate_axis, gaussian_taps
 from jaxdeblur.ops.quality import GAUSSIAN_11, psnr_db, ssim, structural_similarity, window_mean
 from jaxdeblur.ops.resample import downsample_area
@@ -62,6 +64,16 @@ def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
         return volume
 
     return psnr_db(restored, sharp), jnp.mean(structural_similarity(restored, sharp, mean))
+
+
+@jax.jit
+def estrnn(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
+    """ESTRNN's test script: 8-bit RGB, the restored values cut down to whole ones where others round; PSNR over all
+    values, SSIM per channel with the 11 x 11 Gaussian window on the valid region."""
+    # A hair is added so that values that come from 8-bit files, k / 255 in float32, stay what they are.
+    levels = jnp.clip(jnp.asarray(restored, jnp.float32), 0.0, 1.0) * 255
+    restored, sharp = round_u8(jnp.floor(levels + 1e-3) / 255), round_u8(sharp)
+    return psnr_db(restored, sharp), ssim(restored, sharp)
 
 
 @jax.jit
@@ -146,8 +158,11 @@ def motion_accuracy(
 class Protocol:
     """A way to score frames, which frames of a clip count, and what is averaged.
 
+    about: what it does and whose numbers are made so.
     over: "clips": mean of clip means; "frames": mean over all frames of all clips.
     skip_first, skip_last: frames at the start and the end of each clip that are not scored.
+    frames: the places of those that are, counted from 0; None: all but those skipped.
+    order: names of clips in the order of the papers' tables, whose numbers are printed.
     laid_down: frames higher than wide are transposed before they are restored, and scored that way.
     size_multiple: blurred and sharp frames lose rows at the bottom and columns at the right down to a multiple of it,
         before anything else.
@@ -156,22 +171,127 @@ class Protocol:
     name: str
     score: Callable[[Image, Image], tuple[Scalars | float, Scalars | float]]
     over: Literal["clips", "frames"]
+    about: str
     skip_first: int = 0
     skip_last: int = 0
+    frames: tuple[int, ...] | None = None
+    order: tuple[str, ...] = ()
     laid_down: bool = False
     size_multiple: int = 1
 
+    def scores(self, number: int) -> bool:
+        """Whether the frame of this number counts, if it is not among the last to be skipped."""
+        return number >= self.skip_first and (self.frames is None or number in self.frames)
+
+
+SU_FRAMES = tuple(int(place) - 1 for place in np.floor(np.linspace(2, 97, 30)))
+"""The 30 frames of each of DVD's test videos (of 100 frames) that its authors score: floor(linspace(2, 97, 30)), by
+MATLAB counted from 1."""
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("common", common, "clips"),
-        Protocol("mtu_inloop", mtu_inloop, "frames"),
-        Protocol("mtu_matlab", mtu_matlab, "frames", skip_first=1),
-        Protocol("mtu_aligned", mtu_aligned, "frames", skip_first=1),
-        # Zhang et al. (2021) score the frames that have a successor.
-        Protocol("svrnn", common, "clips", skip_last=1, laid_down=True),
-        # The released script restores no frame that lacks two neighbours on either side.
-        Protocol("cdvd", cdvd, "frames", skip_first=2, skip_last=2, size_multiple=4),
+        Protocol(
+            "common",
+            common,
+            "clips",
+            "All frames, 8-bit RGB, nothing cut off; PSNR over all values; SSIM per channel with an 11 x 11 Gaussian "
+            "window, where it lies inside; mean of the clips' means. BasicSR's and VRT's Python scripts (REDS4) do so.",
+        ),
+        Protocol(
+            "su2017",
+            mtu_aligned,
+            "clips",
+            "DVD's authors (Su et al. 2017, and tables after them): 30 frames a video by their list; gain and whole "
+            "pixels of shift fitted (Koehler et al. 2012); PSNR and SSIM of luma; videos 1 to 10 in their order.",
+            frames=SU_FRAMES,
+            order=DVD_TEST_VIDEOS,
+        ),
+        Protocol(
+            "cdvd",
+            cdvd,
+            "frames",
+            "CDVD-TSP's inference script (Pan et al. 2020): sizes cut to multiples of 4; no frame without two "
+            "neighbours on either side; 8-bit RGB, a border of 4 pixels cut off; SSIM per channel; mean of all frames.",
+            skip_first=2,
+            skip_last=2,
+            size_multiple=4,
+        ),
+        Protocol(
+            "mtu_inloop",
+            mtu_inloop,
+            "frames",
+            "The multi-task units' Python evaluation (Son et al. 2022), by which they choose checkpoints: all frames, "
+            "floats; SSIM with a uniform 7 x 7 window and sample covariance; mean of all frames.",
+        ),
+        Protocol(
+            "mtu_matlab",
+            mtu_matlab,
+            "frames",
+            "The multi-task units' MATLAB script as shipped: the first frame of each video left out; 8-bit RGB; "
+            "MATLAB's ssim, which takes a colour frame for a volume; mean of all frames.",
+            skip_first=1,
+        ),
+        Protocol(
+            "mtu_aligned",
+            mtu_aligned,
+            "frames",
+            "A part of that script that is commented out, by which the paper's tables are said to be made: the first "
+            "frame left out; gain and whole pixels of shift fitted; luma; mean of all frames.",
+            skip_first=1,
+        ),
+        Protocol(
+            "svrnn",
+            common,
+            "clips",
+            "The spatially variant RNN (Zhang et al. 2021): frames that have a successor, upright ones laid down; "
+            "8-bit RGB; SSIM per channel (the paper does not say which).",
+            skip_last=1,
+            laid_down=True,
+        ),
+        Protocol(
+            "reblur",
+            common,
+            "frames",
+            "Reblur2Deblur (Chen et al. 2018), which says no more than PSNR and SSIM of all images of a set; read as "
+            "8-bit RGB, nothing cut off, SSIM per channel, mean of all frames.",
+        ),
+        Protocol(
+            "vrt",
+            mtu_matlab,
+            "frames",
+            "VRT and RVRT (Liang et al. 2022) on DVD and GoPro, by the MATLAB script they name for final figures: all "
+            "frames; 8-bit RGB; MATLAB's ssim, of the volume; mean of all frames.",
+        ),
+        Protocol(
+            "nafnet",
+            mtu_matlab,
+            "frames",
+            "NAFNet (Chen et al. 2022) on GoPro and REDS: 8-bit RGB, nothing cut off; SSIM of the volume as MATLAB's; "
+            "mean of all frames. Of REDS it takes every tenth frame: 9, 19, ... 99.",
+        ),
+        Protocol(
+            "estrnn",
+            estrnn,
+            "frames",
+            "ESTRNN's test script (Zhong et al. 2020) on BSD and GoPro: no frame without two neighbours on either "
+            "side; restored values cut down to 8 bits, not rounded; SSIM per channel; mean of all frames.",
+            skip_first=2,
+            skip_last=2,
+        ),
     )
 }
+
+
+def protocols_named(names: Sequence[str]) -> list[Protocol]:
+    """The protocols of these names; "all" stands for every one.
+
+    Raises:
+        ValueError: there is no protocol of a name.
+    """
+    unknown = [name for name in names if name not in PROTOCOLS and name != "all"]
+    if unknown:
+        raise ValueError(
+            f"there is no protocol {', '.join(map(repr, unknown))}; expected {', '.join(PROTOCOLS)} or all"
+        )
+    return [PROTOCOLS[name] for name in (PROTOCOLS if "all" in names else dict.fromkeys(names))]

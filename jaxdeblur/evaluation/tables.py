@@ -8,27 +8,48 @@ from typing import Any
 from rich.table import Table
 
 from jaxdeblur.data.image_io import replacing
+from jaxdeblur.evaluation.protocols import Protocol
 from jaxdeblur.evaluation.scores import ClipScore
 
 
-def table(rows: list[ClipScore], *, title: str) -> Table:
-    """One row a clip, the mean last."""
-    result = Table(title=title)
+def table(rows: list[ClipScore], protocol: Protocol, *, title: str, restored: bool = True) -> Table:
+    """One row a clip, the mean last, under what the protocol does.
+
+    restored: whether there are restored frames beside the blurred ones.
+    """
+    result = Table(title=f"{title}, protocol {protocol.name}", caption=protocol.about, caption_justify="left")
     result.add_column("clip", no_wrap=True)
-    for heading in ("frames", "blurred dB", "restored dB", "gain dB", "blurred SSIM", "restored SSIM"):
+    shown = [heading for heading in COLUMNS if restored or heading in ("frames", "blurred dB", "blurred SSIM")]
+    for heading in shown:
         result.add_column(heading, justify="right")
     for row in rows:
+        cells = columns_of(row)
         result.add_row(
-            row.clip,
-            str(row.frames),
-            f"{row.psnr_blurred_db:.2f}",
-            f"{row.psnr_restored_db:.2f}",
-            f"{row.gain_db:+.2f}",
-            f"{row.ssim_blurred:.4f}",
-            f"{row.ssim_restored:.4f}",
-            end_section=row is rows[-2] if len(rows) > 1 else False,
+            label(row.clip, protocol),
+            *(cells[heading] for heading in shown),
+            end_section=len(rows) > 1 and row is rows[-2],
         )
     return result
+
+
+COLUMNS = ("frames", "blurred dB", "restored dB", "gain dB", "blurred SSIM", "restored SSIM")
+
+
+def columns_of(row: ClipScore) -> dict[str, str]:
+    """Of COLUMNS, as they are printed."""
+    return {
+        "frames": str(row.frames),
+        "blurred dB": f"{row.psnr_blurred_db:.2f}",
+        "restored dB": f"{row.psnr_restored_db:.2f}",
+        "gain dB": f"{row.gain_db:+.2f}",
+        "blurred SSIM": f"{row.ssim_blurred:.4f}",
+        "restored SSIM": f"{row.ssim_restored:.4f}",
+    }
+
+
+def label(clip: str, protocol: Protocol) -> str:
+    """A clip's name, with its number where the papers' tables number it."""
+    return f"{protocol.order.index(clip) + 1} {clip}" if clip in protocol.order else clip
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from jax.extend import core
 
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.data.image_io import StrPath
-from jaxdeblur.data.unlabelled import read_frames, stacked
+from jaxdeblur.data.unlabelled import stacked
+from jaxdeblur.data.video_folder import read_frames
 from jaxdeblur.models.windows import memory_frames, restore_consecutive
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
 from jaxdeblur.restoration.explanation import contact_sheet

@@ -11,10 +11,10 @@ from jaxdeblur.data.unlabelled import (
     choose_windows,
     crop_of_sample,
     cut_out,
-    read_frames,
     unlabelled_batches,
     windows_of_clip,
 )
+from jaxdeblur.data.video_folder import read_frames
 
 
 def frames(count, height=6, width=8, dtype=np.uint8):

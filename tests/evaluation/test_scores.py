@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from jaxdeblur.evaluation.protocols import PROTOCOLS, Protocol
-from jaxdeblur.evaluation.scores import EvaluationClip, FrameScore, clip_scores, frames_of, score_clip
+from jaxdeblur.evaluation.scores import EvaluationClip, FrameScore, clip_scores, frames_of
+from jaxdeblur.evaluation.scores import score_clip as score_clip_by
+from jaxdeblur.evaluation.tables import label
 
 
 def level(image):
@@ -13,7 +15,7 @@ def level(image):
 
 
 def protocol(over="clips", **options):
-    return Protocol("plain", lambda image, sharp: (level(image) - level(sharp), level(image)), over, **options)
+    return Protocol("plain", lambda image, sharp: (level(image) - level(sharp), level(image)), over, "plain", **options)
 
 
 def clip(name, levels, sharp=10):
@@ -32,6 +34,13 @@ def brighter(frames):
         assert frame.dtype == np.float32
         assert frame.max() <= 1
         yield frame + np.float32(2 / 255)
+
+
+def score_clip(clip, restore, protocol):
+    """By a single protocol."""
+    for by, score in score_clip_by(clip, restore, [protocol]):
+        assert by is protocol
+        yield score
 
 
 def rows(scores):
@@ -155,3 +164,62 @@ def test_frames_for_a_picture():
     assert all(image.dtype == np.uint8 for image in (blurred, restored, sharp))
     # A clip shorter than that shows its last.
     assert [int(image[0, 0, 0]) for image in frames_of(clip("a", [20, 30, 40]), restore, protocol(), 7)] == [40, 41, 10]
+
+
+def test_several_protocols_at_once_are_each_of_them_alone():
+    """All frames are restored once for those that frame them alike, and once more for one that cuts them."""
+    protocols = [
+        dataclasses.replace(protocol(), name="all"),
+        dataclasses.replace(protocol(skip_first=1, skip_last=2), name="inner"),
+        dataclasses.replace(protocol(frames=(0, 3)), name="listed"),
+        dataclasses.replace(protocol(size_multiple=4), name="cut"),
+        dataclasses.replace(protocol(size_multiple=8, laid_down=True, skip_first=3), name="cut and laid down"),
+    ]
+    restored = []
+
+    def restore(frames):
+        for frame in frames:
+            restored.append(frame.shape)
+            yield frame + np.float32(2 / 255)
+
+    levels = clip("a", [20, 30, 40, 50, 60])
+    found = list(score_clip_by(levels, restore, protocols))
+    assert restored == [(8, 9, 3)] * 5 + [(8, 8, 3)] * 5
+    for by in protocols:
+        expected = list(score_clip(levels, brighter, by))
+        assert rows([score for of, score in found if of is by]) == rows(expected)
+    numbers = {by.name: [score.frame for of, score in found if of is by] for by in protocols}
+    assert numbers == {"all": [0, 1, 2, 3, 4], "inner": [1, 2], "listed": [0, 3], "cut": [0, 1, 2, 3, 4],
+                       "cut and laid down": [3, 4]}  # fmt: skip
+
+
+def test_without_a_restorer_the_frames_are_scored_as_they_are():
+    (score,) = score_clip(clip("a", [20]), None, protocol())
+    assert rows([score]) == [("a", 0, 10, 10, 20, 20)]
+    images = frames_of(clip("a", [20, 30]), None, protocol(), 1)
+    assert [int(image[0, 0, 0]) for image in images] == [30, 30, 10]
+
+
+def test_every_frame_is_shown_once_as_the_first_protocol_has_it():
+    seen = []
+    protocols = [protocol(size_multiple=4, skip_first=2), protocol()]
+    list(score_clip_by(clip("a", [20, 30, 40]), brighter, protocols[:]))
+    list(score_clip_by(clip("a", [20, 30, 40]), brighter, protocols, see=lambda *images: seen.append(images)))
+    assert [tuple(round(level(image)) for image in images) for images in seen] == [
+        (20, 22, 10),
+        (30, 32, 10),
+        (40, 42, 10),
+    ]
+    assert {image.shape for images in seen for image in images} == {(8, 8, 3)}
+
+
+def test_rows_come_in_the_order_of_the_papers_tables():
+    scores = [frame_score("other", 0, 1.0), frame_score("IMG_0049", 0, 2.0), frame_score("IMG_0030", 0, 3.0)]
+    names = [row.clip for row in clip_scores(scores, PROTOCOLS["su2017"])]
+    assert names == ["IMG_0030", "IMG_0049", "other", "mean"]
+    assert [label(name, PROTOCOLS["su2017"]) for name in names] == ["1 IMG_0030", "2 IMG_0049", "other", "mean"]
+    assert label("IMG_0030", PROTOCOLS["common"]) == "IMG_0030"
+
+
+def test_an_empty_clip_scores_nothing():
+    assert list(score_clip(EvaluationClip("none", lambda: iter(())), brighter, protocol())) == []
