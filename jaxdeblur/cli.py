@@ -177,6 +177,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.set_defaults(run=_prepare)
 
+    synthesize = data.add_parser("synthesize", help="make blurred and sharp frames of video of a high frame rate")
+    synthesize.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of frames")
+    synthesize.add_argument("folder", metavar="OUT", type=Path, help="gets <split>/<clip>/{blur,sharp}/<frame>.png")
+    synthesize.add_argument(
+        "--preset", metavar="NAME", help="of a data set: gopro, gopro_gamma, reds, dvd, reblur2deblur"
+    )
+    synthesize.add_argument("--window", metavar="N", type=int, help="frames averaged, odd (default: 9)")
+    synthesize.add_argument("--duty", metavar="D", type=float, help="instead: open share of the shutter's time, to 1")
+    synthesize.add_argument("--stride", metavar="N", type=int, help="frames from one to the next (default: 9)")
+    synthesize.add_argument(
+        "--gamma", metavar="G", help="what makes light of values: srgb, or a power; 1 averages values (default: srgb)"
+    )
+    synthesize.add_argument(
+        "--interpolate", metavar="K", type=int, help="steps from frame to frame, along optical flow (default: 1)"
+    )
+    synthesize.add_argument("--flow-checkpoint", metavar="PATH", help="a flow network, to interpolate with")
+    synthesize.add_argument("--flow-name", metavar="NAME", default="flownets", help="of an official file")
+    synthesize.add_argument(
+        "--noise", metavar="S", type=float, help="added to blurred frames, 8-bit levels (default: 0)"
+    )
+    synthesize.add_argument("--split", default="train", help="(default: %(default)s)")
+    synthesize.add_argument("--clip", metavar="NAME", help="(default: as IN)")
+    synthesize.add_argument("--seed", metavar="N", type=int, default=0, help="of the noise (default: %(default)s)")
+    synthesize.set_defaults(run=_synthesize)
+
     scenes = data.add_parser("scenes", help="render clips of the built-in scenes to a folder of frames")
     scenes.add_argument("folder", metavar="FOLDER", type=Path, help="gets <split>/<clip>/{blur,sharp}/<frame>.png")
     scenes.add_argument("--split", default="train", help="(default: %(default)s)")
@@ -435,6 +460,53 @@ def _print_counts(found: Any) -> None:
     for count in found.counts:
         expected = "" if count.expected_pairs is None else f" of {count.expected_clips} and {count.expected_pairs}"
         print(f"{count.split:12} {count.clips} clips, {count.pairs} pairs{expected}")
+
+
+def _synthesize(arguments: argparse.Namespace, work: _Work) -> None:
+    import dataclasses
+
+    from jaxdeblur.data.synthesize import PRESETS, Synthesis, flow_of_network, synthesize_clip
+    from jaxdeblur.interop.files import read_flow_network
+
+    if arguments.preset is not None and arguments.preset not in PRESETS:
+        raise ValueError(f"there is no preset {arguments.preset!r}; expected one of {', '.join(PRESETS)}")
+    given = {name: getattr(arguments, name) for name in ("window", "duty", "stride", "interpolate")}
+    given |= {"gamma": _gamma(arguments.gamma), "noise_levels": arguments.noise}
+    given = {name: value for name, value in given.items() if value is not None}
+    for one, other in (("window", "duty"), ("duty", "window")):
+        if one in given and other not in given:
+            given[other] = None  # which the preset may have
+    synthesis = dataclasses.replace(PRESETS.get(arguments.preset, Synthesis()), **given)
+    flow = None
+    if arguments.flow_checkpoint:
+        flow = flow_of_network(*read_flow_network(arguments.flow_checkpoint, arguments.flow_name)[:2])
+    elif synthesis.interpolate > 1:
+        raise ValueError(
+            f"{synthesis.interpolate} steps from frame to frame need optical flow: give --flow-checkpoint, or do "
+            "without: --interpolate=1"
+        )
+    with _progress_bar(arguments.source.name, work, unit="pairs") as progress:
+        target, count = synthesize_clip(
+            arguments.source,
+            arguments.folder,
+            synthesis,
+            split=arguments.split,
+            clip=arguments.clip,
+            flow=flow,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    averaged = 2 * synthesis.reach + 1
+    print(f"{target}: {count} pairs, each blurred frame of {averaged} {'sub-' * (synthesis.interpolate > 1)}frames")
+
+
+def _gamma(text: str | None) -> Any:
+    if text is None or text == "srgb":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--gamma is {text!r}; expected srgb, or a power such as 2.2") from None
 
 
 def _scenes(arguments: argparse.Namespace, work: _Work) -> None:

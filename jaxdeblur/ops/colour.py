@@ -1,8 +1,23 @@
 """Gamma-encoded values and linear light, in which exposures add up."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxdeblur.types import Scalars
+
+Gamma = float | Literal["srgb"]
+"""What makes light of gamma-encoded values: the curve of sRGB, or a power; 1 leaves them as they are."""
+
+
+def to_light(image: Scalars, gamma: Gamma) -> Scalars:
+    """Gamma-encoded values in [0, 1] to linear light."""
+    return srgb_to_linear(image) if gamma == "srgb" else image**gamma
+
+
+def from_light(image_linear: Scalars, gamma: Gamma) -> Scalars:
+    """The inverse of to_light."""
+    return linear_to_srgb(image_linear) if gamma == "srgb" else image_linear ** (1 / gamma)
 
 
 def srgb_to_linear(image: Scalars) -> Scalars:
