@@ -13,11 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from jaxdeblur.checkpoint import load_model
+from jaxdeblur.checkpoint import load_model, save_model
 from jaxdeblur.data.image_io import ImageFile, write_image
+from jaxdeblur.models import create_model, initial_variables
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,17 +91,37 @@ def test_smoke_run_leaves_what_a_run_should(undisturbed):
 @pytest.mark.slow
 def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path):
     workdir, _ = undisturbed
-    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}", "--config.evaluation.motion")
+    network = create_model("flownets", width=0.03125)
+    still = jax.tree.map(np.zeros_like, initial_variables(jax.random.key(0), network))  # sees no motion anywhere
+    save_model(tmp_path / "flow", name="flownets", options={"width": 0.03125}, variables=still)
+    extras = ["--config.evaluation.motion", "--protocol=mtu_inloop", f"--flow_checkpoint={tmp_path / 'flow'}"]
+    page = tmp_path / "page.html"
+    done = run(environment, "evaluate.py", *smoke(workdir), f"--out={tmp_path}", f"--html={page}", *extras)
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["protocol"] == "common"
+    assert (scores["protocol"], list(scores["other_protocols"])) == ("mtu_inloop", ["common"])
     assert len(scores["clips"]) == 2
     assert len(scores["frames"]) == 6
     mean = scores["mean"]
     assert mean["gain_db"] == pytest.approx(mean["psnr_restored_db"] - mean["psnr_blurred_db"])
-    assert mean["gain_db"] == pytest.approx(np.mean([clip["gain_db"] for clip in scores["clips"]]))
+    assert mean["gain_db"] == pytest.approx(
+        np.mean([frame["psnr_restored_db"] - frame["psnr_blurred_db"] for frame in scores["frames"]])
+    )
+    common = scores["other_protocols"]["common"]
+    assert common["mean"]["gain_db"] == pytest.approx(np.mean([clip["gain_db"] for clip in common["clips"]]))
+    assert [clip["clip"] for clip in scores["warping_error_x1000"]] == ["test_000", "test_001", "mean"]
+    text = page.read_text()
+    for shown in (
+        "mtu_inloop",
+        "common",
+        "warping error",
+        "validation: psnr_db",
+        "losses: loss_deblur",
+        "data:image/webp",
+    ):
+        assert shown in text
     assert 0 < scores["motion_accuracy"]["psnr_db"] < 100
     rows = table(tmp_path / "scores.csv")
-    assert [row["clip"] for row in rows] == ["test_000", "test_001", "mean"]
+    assert [row["clip"] for row in rows] == ["test_000", "test_001", "mean"] * 2
     for name in ("best", "median", "worst"):
         assert (tmp_path / f"{name}.png").is_file()
     assert "gain dB" in done.stdout

@@ -153,6 +153,8 @@ def report_scores(
             console.print(f"protocol {protocol.name}: scores no frame of these clips")
     if flicker:
         console.print(_flicker_table(flicker))
+    elif consistency is not None:
+        console.print("warping error: by this flow network nothing stays in sight from one frame to the next")
     if html is not None:
         write_report(html, Report(title, about, rows, examples, flicker, restored), workdir=workdir)
         console.print(f"page: {html}")

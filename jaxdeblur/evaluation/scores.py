@@ -79,7 +79,7 @@ def score_clip(
     alike: dict[tuple[int, ...], list[Protocol]] = {}
     for protocol in protocols:
         turned = protocol.laid_down and first.shape[0] > first.shape[1]
-        alike.setdefault((turned, *_framed(first, protocol).shape), []).append(protocol)
+        alike.setdefault((turned, *framed(first, protocol).shape), []).append(protocol)
     for group in alike.values():
         yield from _score_alike(clip, restore, group, see)
         see = None
@@ -91,7 +91,7 @@ def _score_alike(
     protocols: Sequence[Protocol],
     see: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None,
 ) -> Iterator[ProtocolScore]:
-    triples = _restored(clip, restore, lambda image_u8: _to_float(_framed(image_u8, protocols[0])))
+    triples = _restored(clip, restore, lambda image_u8: _to_float(framed(image_u8, protocols[0])))
     waiting: collections.deque[tuple[int, Triple]] = collections.deque(
         maxlen=1 + max(protocol.skip_last for protocol in protocols)
     )
@@ -115,7 +115,7 @@ def _score_frame(
     return FrameScore(clip, number, psnr_blurred, psnr_restored, float(ssim_blurred), float(ssim_restored))
 
 
-def _framed(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
+def framed(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
     """A frame as the protocol restores and scores it: laid down, cut."""
     if protocol.laid_down and image_u8.shape[0] > image_u8.shape[1]:
         image_u8 = image_u8.swapaxes(0, 1)
@@ -138,7 +138,7 @@ def frames_of(
     """Blurred, restored and sharp frame of a number (the last, if the clip is shorter), uint8, for a picture, as the
     protocol scores them."""
 
-    triples = _restored(clip, restore, lambda image_u8: _framed(image_u8, protocol))
+    triples = _restored(clip, restore, lambda image_u8: framed(image_u8, protocol))
     *_, last = itertools.islice(triples, number + 1)
     return last
 
