@@ -39,7 +39,9 @@ def scores(images: dict[str, np.ndarray], sharp_u8: np.ndarray) -> dict[str, lis
     for name, protocol in PROTOCOLS.items():
         found[name] = []
         for image in images.values():
-            pair = (framed(np.float32(np.clip(x, 0, 255)) / np.float32(255), protocol) for x in (image, sharp_u8))
+            pair = (
+                framed(np.clip(x, 0, 255).astype(np.float32) / np.float32(255), protocol) for x in (image, sharp_u8)
+            )
             psnr_db, ssim = protocol.score(*pair)
             found[name].append((min(float(psnr_db), MAX_PSNR_DB), float(ssim)))
     return found

@@ -97,7 +97,7 @@ def prepare(
         raise ValueError(f"{dataset.name} holds flow; only videos have a packed form")
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(errno.EEXIST, "is there already; verify it, or name another folder", str(out))
+        raise FileExistsError(f"{out}: is there already; verify it, or name another folder")
     if isinstance(dataset, VideoSet):
         variant = variant or next(iter(dataset.variants))
         splits = list(splits or dataset.splits)

@@ -186,11 +186,13 @@ def _inspect_videos(
         # Beside folders of frames there may be notes and raw frames, but not more pictures.
         if clip and (within[0] in frame_folders or item.key.lower().endswith(FRAME_SUFFIXES)):
             faults.append(Fault("extra", item.where, f"is no frame of clip {clip}"))
+    folder_of = {side: side if prepared else folder for folder, side in dataset.sides[variant].items()}
     faults += _clips_amiss(clips, dataset, splits, partial)
     for (split, clip), frames_of in clips.items():
         published = dataset.splits[split]
         numbers = published.frames if isinstance(published, Unnamed) else published.get(clip)
-        faults += _frames_amiss(f"{split}/{clip}", frames_of, numbers, partial)
+        named = {f"{split}/{clip}/{folder_of[side]}": frames for side, frames in frames_of.items()}
+        faults += _frames_amiss(named, numbers, partial)
 
     states = _read_all([item for item, _ in _each(clips)], _picture_state, progress)
     for (split, clip), frames_of in clips.items():
@@ -245,18 +247,18 @@ def _clips_amiss(
                 yield Fault("extra", f"{split}/{clip}", f"{dataset.title} has no such clip")
 
 
-def _frames_amiss(name: str, frames_of: _Frames, published: range | None, partial: bool) -> Iterator[Fault]:
-    there = sorted(frames_of["blur"].keys() | frames_of["sharp"].keys())
+def _frames_amiss(sides: Mapping[str, dict[int, Item]], published: range | None, partial: bool) -> Iterator[Fault]:
+    there = sorted(set().union(*sides.values()))
     numbers = range(there[0], there[-1] + 1) if partial or published is None else published
-    for side, frames in frames_of.items():
+    for name, frames in sides.items():
         if not frames:
-            yield Fault("missing", f"{name}/{side}", "has no frames")
+            yield Fault("missing", name, "has no frames")
         elif missing := [number for number in numbers if number not in frames]:
-            yield Fault("missing", f"{name}/{side}", f"has no {_numbered(missing)}")
+            yield Fault("missing", name, f"has no {_numbered(missing)}")
         if published is not None and (extra := [number for number in sorted(frames) if number not in published]):
             yield Fault(
                 "extra",
-                f"{name}/{side}",
+                name,
                 f"has {_numbered(extra)}; it is published with {published[0]} to {published[-1]}",
             )
 

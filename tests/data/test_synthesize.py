@@ -11,7 +11,6 @@ from jaxdeblur import cli
 from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
 from jaxdeblur.data.synthesize import PRESETS, Synthesis, synthesize, synthesize_clip
 from jaxdeblur.data.video_folder import index_video_folder
-from jaxdeblur.ops.interpolate import interpolate_frame
 
 
 def frames_u8(count, seed=0, height=6, width=8):
@@ -138,22 +137,6 @@ def test_part_of_the_way_to_a_neighbour():
     # 0.75 of 8 sub-frames: three on either side.
     (expected, _), *_ = synthesize(fast[1:8], Synthesis(window=7, stride=9, gamma=1.0))
     assert np.max(np.abs(found[0][0].astype(int) - expected)[:, 4:-4]) <= 1
-
-
-@pytest.mark.parametrize("time", [0.0, 1.0])
-def test_at_the_ends_of_the_way_it_is_the_frames_themselves(time):
-    rng = np.random.default_rng(0)
-    frames = rng.uniform(size=(2, 5, 6, 3)).astype(np.float32)
-    flows = rng.uniform(-9, 9, (2, 5, 6, 2)).astype(np.float32)
-    np.testing.assert_allclose(interpolate_frame(*frames, *flows, time), frames[int(time)], atol=1e-6)
-
-
-def test_half_way_of_a_moving_texture():
-    (frame_0, between, frame_1), _ = moving(3, 2)
-    flow = np.broadcast_to(np.float32([4, 0]), (*frame_0.shape[:-1], 2))
-    found = interpolate_frame(frame_0.astype(np.float32), frame_1.astype(np.float32), flow, -flow, 0.5)
-    # To the sides one of the two frames knows it.
-    np.testing.assert_allclose(found, between, atol=1e-2)
 
 
 def test_sub_frames_without_flow_are_refused():
