@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.data.image_io import ImageFile, StrPath, to_u8, write_image
-from jaxdeblur.data.video_folder import SIDES, read_frames
+from jaxdeblur.data.video_folder import SIDES, alike, read_frames
 from jaxdeblur.ops.colour import Gamma, from_light, to_light
 from jaxdeblur.ops.interpolate import interpolate_frame
 from jaxdeblur.types import Array, Variables
@@ -113,7 +113,12 @@ def flow_of_network(flow_net: nn.Module, variables: Variables) -> TwoWayFlow:
 
 
 def synthesize(
-    frames: Iterable[np.ndarray], synthesis: Synthesis, *, flow: TwoWayFlow | None = None, seed: int = 0
+    frames: Iterable[np.ndarray],
+    synthesis: Synthesis,
+    *,
+    flow: TwoWayFlow | None = None,
+    seed: int = 0,
+    name: str = "the source",
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blurred and sharp frames, each (H, W, 3) uint8, in the order of time; holds no more frames than a window has.
 
@@ -121,6 +126,7 @@ def synthesize(
         frames: (H, W, 3) uint8 or uint16, gamma-encoded, all alike.
         flow: needed where synthesis.interpolate is above 1.
         seed: of the noise.
+        name: what errors call the source.
     Raises:
         ValueError: frames to be interpolated without flow; while iterating, a frame of another size or type.
     """
@@ -129,23 +135,16 @@ def synthesize(
             f"interpolate is {synthesis.interpolate}, and frames between frames need optical flow; give a flow network "
             "or set interpolate to 1"
         )
-    return _synthesize(iter(frames), synthesis, flow, seed)
+    return _synthesize(frames, synthesis, flow, seed, name)
 
 
 def _synthesize(
-    frames: Iterator[np.ndarray], synthesis: Synthesis, flow: TwoWayFlow | None, seed: int
+    frames: Iterable[np.ndarray], synthesis: Synthesis, flow: TwoWayFlow | None, seed: int, name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     steps, reach, stride = synthesis.interpolate, synthesis.reach, synthesis.stride
     around = -(-reach // steps)  # whole frames needed on either side
     held: collections.deque[_Frame] = collections.deque(maxlen=2 * around + 1)
-    first: np.ndarray | None = None
-    for number, image in enumerate(frames):
-        first = image if first is None else first
-        if image.shape != first.shape or image.dtype != first.dtype:
-            raise ValueError(
-                f"frame {number} is {image.dtype} {image.shape}, the first {first.dtype} {first.shape}; expected one "
-                "size and type"
-            )
+    for number, image in enumerate(alike(frames, name)):
         held.append(_Frame(image))
         centre = number - around
         if centre < around or (centre - around) % stride:
@@ -246,7 +245,7 @@ def synthesize_clip(
         raise FileExistsError(f"{target}: is there already; name another clip or split, or remove it")
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    pairs = synthesize(read_frames(source), synthesis, flow=flow, seed=seed)
+    pairs = synthesize(read_frames(source), synthesis, flow=flow, seed=seed, name=str(source))
     partial = target.with_name(f".{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     made_root = not target.parent.exists()

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdeblur.data.clips import batch_share, check_start, epoch_order, frame_windows
 from jaxdeblur.data.transforms import draw_geometry
+from jaxdeblur.data.video_folder import alike
 from jaxdeblur.types import Array, Batch, BeyondEnds
 
 _CHOICE_STREAM = 5
@@ -37,19 +38,8 @@ def windows_of_clip(
         ValueError: a frame's size or type is not the first one's.
     """
 
-    def alike() -> Iterator[np.ndarray]:
-        first: np.ndarray | None = None
-        for number, frame in enumerate(frames):
-            first = frame if first is None else first
-            if frame.shape != first.shape or frame.dtype != first.dtype:
-                raise ValueError(
-                    f"{clip}: frame {number} is {frame.dtype} {frame.shape}, frame 0 {first.dtype} {first.shape}; "
-                    "the frames of a clip must be alike"
-                )
-            yield frame
-
     held_back: UnlabelledWindow | None = None
-    for number, window in enumerate(frame_windows(alike(), before, after, beyond_ends=beyond_ends)):
+    for number, window in enumerate(frame_windows(alike(frames, clip), before, after, beyond_ends=beyond_ends)):
         if held_back is not None:  # by now it has a successor
             yield held_back
         held_back = UnlabelledWindow(clip, number, window) if number > 0 else None

@@ -176,6 +176,19 @@ def read_frames(path: StrPath) -> Iterator[np.ndarray]:
             yield frame.rgb
 
 
+def alike(frames: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
+    """The frames as they come; one of another size or type than the first is a ValueError that names the clip so."""
+    first: np.ndarray | None = None
+    for number, frame in enumerate(frames):
+        first = frame if first is None else first
+        if frame.shape != first.shape or frame.dtype != first.dtype:
+            raise ValueError(
+                f"{name}: frame {number} is {frame.dtype} {frame.shape}, frame 0 {first.dtype} {first.shape}; "
+                "the frames of a clip must be alike"
+            )
+        yield frame
+
+
 def numeric_order(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which numbers inside names count as numbers: `a2 < a10`."""
     # Split with a group alternates text, digits, text, ...; the first item tells them apart.

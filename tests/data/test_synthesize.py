@@ -179,7 +179,7 @@ def test_what_cannot_be_is_refused(options, words):
 def test_frames_of_two_sizes_are_refused():
     frames = [*frames_u8(2), *frames_u8(2, height=5)]
     with pytest.raises(
-        ValueError, match=r"frame 2 is uint8 \(5, 8, 3\), the first uint8 \(6, 8, 3\); expected one size"
+        ValueError, match=r"the source: frame 2 is uint8 \(5, 8, 3\), frame 0 uint8 \(6, 8, 3\); the frames of a clip"
     ):
         list(synthesize(frames, Synthesis(window=3, stride=1)))
 
