@@ -13,9 +13,7 @@ from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS, SIDES, Side
 
 CHAIRS_SPLIT_FILE = "FlyingChairs_train_val.txt"
 
-_PREPARED = re.compile(
-    r"(?:^|/)(?P<split>[^/]+)/(?P<clip>[^/]+)/(?P<side>blur|sharp)/(?P<frame>\d+)\.(?P<suffix>png|jpe?g)$"
-)
+_PREPARED = re.compile(r"(?:^|/)(?P<split>[^/]+)/(?P<clip>[^/]+)/(?P<side>blur|sharp)/(?P<frame>\d+)\.(?:png|jpe?g)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,6 @@ class Place:
     clip: str
     side: Side | None
     frame: int
-    suffix: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +40,7 @@ class VideoSet:
 
     splits: split -> clip -> the numbers of its frames.
     variants: name -> what the blurred frames of that name are; the first is taken where none is named.
-    pattern: of the official archives; groups clip, side, frame, suffix and, where the path says so, split and variant.
+    pattern: of the official archives; groups clip, side, frame and, where the path says so, split and variant.
     sides: variant -> the name of a side's folder -> the side.
     light: variant -> what was averaged: gamma-encoded values or light; where published, and told apart by content.
     """
@@ -78,7 +75,7 @@ class VideoSet:
         groups = match.groupdict()
         side = sides.get(groups["side"]) if groups.get("variant") in (None, variant) else None
         split = groups.get("split") or self.split_of(groups["clip"])
-        return Place(split, groups["clip"], side, int(groups["frame"]), f".{groups['suffix'].lower()}")
+        return Place(split, groups["clip"], side, int(groups["frame"]))
 
     def split_of(self, clip: str) -> str:
         """Of a clip whose path does not name its split; "" if it is in none."""
@@ -183,7 +180,7 @@ DVD = VideoSet(
     variants={"blur": "7 frames of 240 a second averaged, with frames between them by optical flow; every 8th is kept"},
     pattern=re.compile(
         r"(?:^|/)(?:quantitative_datasets|(?P<split>train|test))/(?P<clip>[^/]+)/(?P<side>input|GT)/(?P<frame>\d+)"
-        r"\.(?P<suffix>jpe?g|png)$"
+        r"\.(?:jpe?g|png)$"
     ),
     sides={"blur": {"input": "blur", "GT": "sharp"}},
     official_layout="quantitative_datasets/<video>/{input,GT}/00000.jpg",
@@ -241,7 +238,7 @@ GOPRO = VideoSet(
         "blur_gamma": "light averaged, by a gamma of 2.2; the data set paper's own and the multi-task units' input",
     },
     pattern=re.compile(
-        r"(?:^|/)(?P<split>train|test)/(?P<clip>[^/]+)/(?P<side>blur|blur_gamma|sharp)/(?P<frame>\d+)\.(?P<suffix>png|jpe?g)$"
+        r"(?:^|/)(?P<split>train|test)/(?P<clip>[^/]+)/(?P<side>blur|blur_gamma|sharp)/(?P<frame>\d+)\.(?:png|jpe?g)$"
     ),
     sides={
         "blur": {"blur": "blur", "sharp": "sharp"},
@@ -269,7 +266,7 @@ REDS = VideoSet(
     },
     pattern=re.compile(
         r"(?:^|/)(?P<split>train|val)_(?P<side>sharp|blur|blur_comp|blur_jpeg)/(?P<clip>\d+)/(?P<frame>\d+)"
-        r"\.(?P<suffix>png|jpe?g)$"
+        r"\.(?:png|jpe?g)$"
     ),
     sides={variant: {variant: "blur", "sharp": "sharp"} for variant in ("blur", "blur_comp", "blur_jpeg")},
     official_layout="{train,val}_{sharp,<variant>}/000/00000000.png",
@@ -294,7 +291,7 @@ BSD = VideoSet(
     },
     pattern=re.compile(
         r"(?:^|/)BSD_(?P<variant>1ms8ms|2ms16ms|3ms24ms)/(?P<split>train|valid|test)/(?P<clip>[^/]+)/(?P<side>Blur|Sharp)/RGB"
-        r"/(?P<frame>\d+)\.(?P<suffix>png)$"
+        r"/(?P<frame>\d+)\.(?:png)$"
     ),
     sides={variant: {"Blur": "blur", "Sharp": "sharp"} for variant in ("1ms8ms", "2ms16ms", "3ms24ms")},
     official_layout="BSD_<variant>/{train,valid,test}/<clip>/{Blur,Sharp}/RGB/00000000.png",

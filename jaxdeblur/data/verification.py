@@ -15,12 +15,13 @@ Such signs can be wrong about unusual footage, so clips can be trusted by name.
 
 import collections
 import dataclasses
+import functools
 import itertools
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -44,6 +45,7 @@ _SAMPLED = 3
 _FAR_PX, _NEAR_PX = 24, 90
 _SAME_SCENE = 0.5
 _OUT_OF_STEP = 0.7
+_SWAPPED = 1.03  # a still and noisy clip may come close to 1
 _LEAST_GAP = 3e-4
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KINDS = {0: "grey", 2: "RGB", 3: "a palette", 4: "grey with alpha", 6: "RGB with alpha"}
@@ -90,6 +92,8 @@ Progress = Callable[[int, int], None]
 """Called with the files read and how many there are."""
 
 _Frames = dict[Side, dict[int, Item]]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +160,6 @@ def _inspect_videos(
     clips: dict[tuple[str, str], _Frames] = {}
     clip_of_folder: dict[str, str] = {}
     frame_folders: set[str] = set()
-    suffixes: dict[str, str] = {}
     strays: list[Item] = []
     for item in items:
         place = dataset.place(item.key, variant, prepared=prepared)
@@ -177,7 +180,6 @@ def _inspect_videos(
             faults.append(Fault("twice", item.where, f"is the same frame as {frames[place.frame].where}"))
             continue
         frames[place.frame] = item
-        suffixes[item.where] = place.suffix
     if not clips:
         raise _nothing_there(dataset, "<split>/<clip>/{blur,sharp}/<frame>" if prepared else dataset.official_layout)
     for item in strays:
@@ -194,19 +196,18 @@ def _inspect_videos(
         named = {f"{split}/{clip}/{folder_of[side]}": frames for side, frames in frames_of.items()}
         faults += _frames_amiss(named, numbers, partial)
 
-    states = _read_all([item for item, _ in _each(clips)], _picture_state, progress)
+    items = [item for item, _ in _each(clips)]
+    total = len(items) + len(clips)
+    states = dict(zip((item.where for item in items), _each_done(_readable(_picture_state), items, progress, 0, total)))
     for (split, clip), frames_of in clips.items():
         faults += _files_amiss(f"{split}/{clip}", frames_of, states, dataset)
-    sound = {
-        name: {
-            side: {n: item for n, item in frames.items() if states[item.where].size_px} for side, frames in of.items()
-        }
+    sound = [
+        (name, {side: {n: i for n, i in frames.items() if states[i.where].size_px} for side, frames in of.items()})
         for name, of in clips.items()
         if name[1] not in trusted
-    }
-    light = dataset.light.get(variant)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        faults += itertools.chain.from_iterable(pool.map(lambda name: _content_amiss(name, sound[name], light), sound))
+    ]
+    look = functools.partial(_content_amiss, light=dataset.light.get(variant))
+    faults += itertools.chain.from_iterable(_each_done(look, sound, progress, len(items), total))
     counts = []
     for split in splits:
         found = [frames_of for (of, _), frames_of in clips.items() if of == split]
@@ -288,11 +289,18 @@ def _files_amiss(name: str, frames_of: _Frames, states: Mapping[str, _State], da
                 yield Fault("copy", item.where, f"is the same file as {same.where}")
 
 
-def _content_amiss(
-    name: tuple[str, str], frames_of: _Frames, light: Literal["encoded", "linear"] | None
-) -> list[Fault]:
+def _content_amiss(clip: tuple[tuple[str, str], _Frames], light: Literal["encoded", "linear"] | None) -> list[Fault]:
     """What a few frames of a clip show."""
-    blur, sharp = frames_of["blur"], frames_of["sharp"]
+    name, frames_of = clip
+    try:
+        return _shown_amiss("/".join(name), frames_of["blur"], frames_of["sharp"], light)
+    except (OSError, ValueError) as error:  # whole by its checksums, and yet no picture
+        return [Fault("damaged", "/".join(name), str(error))]
+
+
+def _shown_amiss(
+    clip: str, blur: dict[int, Item], sharp: dict[int, Item], light: Literal["encoded", "linear"] | None
+) -> list[Fault]:
     inner = [n for n in sorted(blur) if all(k in sharp for k in (n - 1, n, n + 1))]
     numbers = inner or [n for n in sorted(blur) if n in sharp]
     if not numbers:
@@ -301,7 +309,6 @@ def _content_amiss(
     pairs = [(blur[n].picture(), sharp[n].picture()) for n in chosen]
     if any(blurred.shape != truth.shape or np.array_equal(blurred, truth) for blurred, truth in pairs):
         return []  # said already
-    clip = "/".join(name)
     about = f"{clip}, frames {', '.join(map(str, chosen))}"
     for step in (-1, 1) if inner else ():
         others = [sharp[n + step].picture() for n in chosen]
@@ -316,7 +323,7 @@ def _content_amiss(
         what = f"blurred and sharp frames show different things (correlation {likeness:.2f})"
         return [Fault("not a pair", about, what)]
     contrast = [sum(map(_contrast, side)) for side in zip(*pairs)]
-    if contrast[0] > contrast[1]:
+    if contrast[0] > _SWAPPED * contrast[1]:
         return [Fault("swapped", about, "the blurred frames are sharper than the sharp ones: the two are swapped")]
     if light is not None:
         shares = [share for pair in pairs if (share := light_share(*pair)) is not None]
@@ -386,7 +393,9 @@ def _inspect_flow(items: Sequence[Item], dataset: FlowSet, partial: bool, progre
         if path not in wanted:
             faults.append(Fault("extra", item.where, f"{dataset.title} has no such file"))
     kept = {path: item for path, item in found.items() if path in wanted}
-    states = _read_all(list(kept.values()), _flow_file_state, progress)
+    items = list(kept.values())
+    each = _each_done(_readable(_flow_file_state), items, progress, 0, len(items))
+    states = dict(zip((item.where for item in items), each))
     for item in kept.values():
         state = states[item.where]
         if state.fault:
@@ -431,9 +440,22 @@ def _flow_content_amiss(pairs: Sequence[FlowFiles], found: Mapping[str, Item]) -
             yield Fault("not a pair", found[pair.flow_1to0].where, what)
 
 
-def _read_all(
-    items: Sequence[Item], state_of: Callable[[Item, bytes], _State], progress: Progress | None
-) -> dict[str, _State]:
+def _each_done(
+    work: Callable[[T], R], items: Sequence[T], progress: Progress | None, before: int, total: int
+) -> Iterator[R]:
+    """What work makes of each, in order, by several threads; counted from `before` up to `total`."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for done, result in enumerate(pool.map(work, items), start=before + 1):
+                yield result
+                if progress is not None:
+                    progress(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _readable(state_of: Callable[[Item, bytes], _State]) -> Callable[[Item], _State]:
     def read(item: Item) -> _State:
         try:
             data = item.read()
@@ -442,17 +464,7 @@ def _read_all(
             return _State(None, 0, ("damaged", f"cannot be read: {reason}"))
         return state_of(item, data)
 
-    states: dict[str, _State] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for done, (item, state) in enumerate(zip(items, pool.map(read, items)), start=1):
-                states[item.where] = state
-                if progress is not None:
-                    progress(done, len(items))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return states
+    return read
 
 
 def _picture_state(item: Item, data: bytes) -> _State:
