@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--trust", metavar="CLIP,...", type=_names, default=(), help="clips whose frames show what they should"
         )
+        command.add_argument("--quick", action="store_true", help="look at what three frames of a clip show, not all")
     verify.set_defaults(run=_verify)
     prepare.add_argument("--out", metavar="FOLDER", type=Path, help="where to (default: data/NAME)")
     prepare.add_argument(
@@ -453,6 +454,7 @@ def _which(arguments: argparse.Namespace) -> dict[str, Any]:
         "splits": arguments.splits,
         "partial": arguments.partial,
         "trusted": arguments.trust,
+        "quick": arguments.quick,
     }
 
 

@@ -157,14 +157,16 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 "not exist. Scores are not comparable with the paper's. Prepare the data set there, or give "
                 "--config.data.video_folder.root"
             )
-    if data.source == "video_folder" and (wanted := data.video_folder.get("variant")):
-        record = read_record(data.video_folder.root)
-        if record is not None and record["variant"] != wanted:
+    if data.source == "video_folder" and (record := read_record(data.video_folder.root)):
+        wanted = data.video_folder.get("variant")
+        if wanted and record["variant"] != wanted:
             data.note = (
                 f"THE BLURRED FRAMES IN {data.video_folder.root} ARE {record['name']}'s {record['variant']}, "
                 f"THE RECIPE IS OF {wanted}. To have these: jaxdeblur data prepare {record['name']} ARCHIVE "
                 f"--variant={wanted} --out=FOLDER, and give --config.data.video_folder.root=FOLDER"
             )
+        else:  # papers use either of GoPro's, and not all say which
+            logger.info("%s: %s, variant %s", data.video_folder.root, record["name"], record["variant"])
     if data.get("labelled") == "auto":
         found = (Path(data.flow_pairs.root) / "training").is_dir()
         data.labelled = "sintel" if found else "scenes"
@@ -690,6 +692,8 @@ def scored_on(config: ConfigDict, task: str) -> str:
     if task == "flow":
         source = config.data.get("labelled", source)
         source = "scenes" if source == "none" else source
+    if source == "video_folder" and (record := read_record(config.data.video_folder.root)):
+        return f"{record['name']}, {record['variant']}"
     return f"sintel, {config.data.flow_pairs.render_pass}" if source == "sintel" else source
 
 

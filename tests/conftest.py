@@ -20,6 +20,13 @@ hypothesis.settings.register_profile("jax", deadline=None, max_examples=25, dera
 hypothesis.settings.load_profile("jax")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _let_compiled_programs_go():
+    """Each holds memory maps, of which a process may have 65,530: the tests of all modules together need more."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if any(device.platform == "gpu" for device in jax.devices()):
         return

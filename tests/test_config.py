@@ -163,6 +163,7 @@ def test_another_variant_of_the_data_than_the_recipes_is_said(tmp_path, monkeypa
     record = {"name": "gopro", "variant": "blur_gamma", "splits": ["train", "test"], "partial": False}
     (folder / "dataset.json").write_text(json.dumps(record))
     assert parts.resolve(load("gopro")).data.note == ""
+    assert parts.scored_on(load("gopro"), "deblur") == "gopro, blur_gamma"
     (folder / "dataset.json").write_text(json.dumps({**record, "variant": "blur"}))
     assert "ARE gopro's blur, THE RECIPE IS OF blur_gamma" in parts.resolve(load("gopro")).data.note
 

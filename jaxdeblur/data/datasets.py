@@ -278,11 +278,12 @@ BSD = VideoSet(
     title="BSD, beam-splitter data set (Zhong et al., ECCV 2020, IJCV 2022)",
     page="https://github.com/zzh-tech/ESTRNN",
     licence="none stated for the data; ask the authors before any use beyond research",
-    by_hand="BSD.zip (from Google Drive or Baidu, linked in the repository's README)",
+    by_hand="BSD.zip (from Google Drive or Baidu, linked in the repository's README; BSD_test100.zip, older, has test "
+    "clips of 100 frames instead of 150: it takes --partial)",
     splits={
         "train": Unnamed(60, range(100)),
         "valid": Unnamed(20, range(100)),
-        "test": Unnamed(20, range(150)),  # BSD_test100.zip, an older form, has 100
+        "test": Unnamed(20, range(150)),
     },
     variants={
         "1ms8ms": "exposures of 1 ms for the sharp and 8 ms for the blurred camera",
@@ -291,7 +292,7 @@ BSD = VideoSet(
     },
     pattern=re.compile(
         r"(?:^|/)BSD_(?P<variant>1ms8ms|2ms16ms|3ms24ms)/(?P<split>train|valid|test)/(?P<clip>[^/]+)/(?P<side>Blur|Sharp)/RGB"
-        r"/(?P<frame>\d+)\.(?:png)$"
+        r"/(?P<frame>\d+)\.png$"
     ),
     sides={variant: {"Blur": "blur", "Sharp": "sharp"} for variant in ("1ms8ms", "2ms16ms", "3ms24ms")},
     official_layout="BSD_<variant>/{train,valid,test}/<clip>/{Blur,Sharp}/RGB/00000000.png",

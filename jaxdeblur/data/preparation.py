@@ -11,12 +11,9 @@ from typing import Any
 from jaxdeblur.data.datasets import FlowSet, VideoSet
 from jaxdeblur.data.image_io import StrPath
 from jaxdeblur.data.pack import only_writer, pack_video_folder
-from jaxdeblur.data.sources import Item, open_source
+from jaxdeblur.data.sources import RECORD_FILE, Item, open_source
 from jaxdeblur.data.verification import Fault, Inspection, Progress, inspect
 from jaxdeblur.version import __version__
-
-RECORD_FILE = "dataset.json"
-"""Lies in a prepared folder and says what it is."""
 
 _STAGED_RECORD = f".{RECORD_FILE}"
 _GIB = 2.0**30
@@ -38,6 +35,7 @@ def verify(
     splits: Collection[str] | None = None,
     partial: bool = False,
     trusted: Collection[str] = (),
+    quick: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
     """Holds archives, unpacked folders or a prepared folder to what was published; see `verification.inspect`.
@@ -62,6 +60,7 @@ def verify(
             partial=partial,
             prepared=record is not None,
             trusted=trusted,
+            quick=quick,
             progress=progress,
         )
 
@@ -75,6 +74,7 @@ def prepare(
     splits: Collection[str] | None = None,
     partial: bool = False,
     trusted: Collection[str] = (),
+    quick: bool = False,
     packed: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -96,14 +96,20 @@ def prepare(
     if packed and isinstance(dataset, FlowSet):
         raise ValueError(f"{dataset.name} holds flow; only videos have a packed form")
     out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: is there already; verify it, or name another folder")
+    _refuse_existing(out)
     if isinstance(dataset, VideoSet):
         variant = variant or next(iter(dataset.variants))
         splits = list(splits or dataset.splits)
     with open_source(sources) as items:
         found = inspect(
-            items, dataset, variant=variant, splits=splits, partial=partial, trusted=trusted, progress=progress
+            items,
+            dataset,
+            variant=variant,
+            splits=splits,
+            partial=partial,
+            trusted=trusted,
+            quick=quick,
+            progress=progress,
         )
         if found.faults:
             count = len(found.faults)
@@ -111,8 +117,10 @@ def prepare(
                 f"{dataset.title}: {count} fault{'s' * (count > 1)} found, so nothing was written", found.faults
             )
         staging = out.with_name(f"{out.name}.preparing")
+        _check_room(found.files, staging)
         staging.mkdir(parents=True, exist_ok=True)
         with only_writer(staging):
+            _refuse_existing(out)  # another run may have been faster
             record: dict[str, Any] = {
                 "name": dataset.name,
                 "title": dataset.title,
@@ -124,15 +132,12 @@ def prepare(
                 "jaxdeblur": __version__,
             }
             _clear_unless_same(staging, record)
-            _check_room(found.files, staging)
             _gather(found.files, staging, progress)
             if packed:
                 pack_video_folder(staging)
             os.replace(staging / _STAGED_RECORD, staging / RECORD_FILE)
-            (staging / ".lock").unlink()
-            if out.exists():
-                out.rmdir()
             os.replace(staging, out)
+            (out / ".lock").unlink()
     return found
 
 
@@ -150,6 +155,11 @@ def read_record(folder: StrPath) -> dict[str, Any] | None:
         return {field: record[field] for field in ("name", "variant", "splits", "partial")}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: is damaged; prepare the data set again") from error
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.samefile(Path.cwd())):
+        raise FileExistsError(f"{out}: is there already; verify it, or name another folder, one that is not there yet")
 
 
 def _check_record(record: dict[str, Any], dataset: VideoSet | FlowSet, variant: str | None, folder: StrPath) -> None:
@@ -185,17 +195,18 @@ def _gather(files: Sequence[tuple[Item, str]], staging: Path, progress: Progress
 
 
 def _check_room(files: Sequence[tuple[Item, str]], staging: Path) -> None:
+    there = next(folder for folder in (staging, *staging.parents) if folder.exists())
+    device = there.stat().st_dev
     needed_bytes = sum(
         item.size_bytes
         for item, place in files
-        if not (staging / place).is_file()
-        and (item.archive is not None or item.path.stat().st_dev != staging.stat().st_dev)
+        if not (staging / place).is_file() and (item.archive is not None or item.path.stat().st_dev != device)
     )
-    free_bytes = shutil.disk_usage(staging).free
+    free_bytes = shutil.disk_usage(there).free
     if needed_bytes > free_bytes:
         raise OSError(
             errno.ENOSPC,
             f"{needed_bytes / _GIB:.1f} GiB are needed, {free_bytes / _GIB:.1f} GiB are free; free some space or name "
             "another folder",
-            str(staging),
+            str(staging.with_suffix("")),
         )

@@ -14,6 +14,9 @@ import numpy as np
 from jaxdeblur.data.flow_pairs import decode_ppm
 from jaxdeblur.data.image_io import StrPath, decode_image, to_u8
 
+RECORD_FILE = "dataset.json"
+"""Lies in a prepared folder and says what it is; `.dataset.json` in one that is being prepared."""
+
 _LEFT_BY_SYSTEMS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What file managers leave in folders and archives; no part of any data set."""
 
@@ -99,7 +102,13 @@ def open_source(paths: Sequence[StrPath]) -> Iterator[list[Item]]:
 
 
 def _files_below(folder: Path) -> Iterator[Item]:
-    for place, folders, names in os.walk(folder, followlinks=True):
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would take a folder that cannot be read for an empty one
+
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if Path(place) != folder and {RECORD_FILE, f".{RECORD_FILE}"} & set(names):
+            folders.clear()  # prepared from this source, or of another data set
+            continue
         # Links that lead back up would never end.
         folders[:] = sorted(f for f in folders if not _is_foreign(f) and not _leads_up(Path(place, f), folder))
         for name in sorted(names):
@@ -123,7 +132,8 @@ def _members(path: Path, stack: contextlib.ExitStack) -> Iterator[Item]:
         ) from error
     for member in archive.infolist():
         key = member.filename.replace("\\", "/")
-        if not member.is_dir() and not any(map(_is_foreign, key.split("/"))):
+        parts = key.split("/")
+        if not member.is_dir() and ".." not in parts and not any(map(_is_foreign, parts)):
             yield Item(key, f"{path}: {key}", member.file_size, path, archive, member)
 
 

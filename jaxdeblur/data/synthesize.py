@@ -5,15 +5,17 @@ sharp partner. With k sub-frames from one frame to the next (k = 1: the frames t
 optical flow) a blurred frame at frame c is the mean of sub-frames c k - m ... c k + m:
 
     window w, a number of frames, odd:            m = (w - 1) k / 2
-    duty d, the open share of the shutter's time: m = round(d stride k / 2)
+    duty d, the open share of the shutter's time: m = d stride k / 2, rounded down
 
 and blurred frames follow each other at every stride-th frame. `PRESETS` has what is published of the field's data sets.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +83,7 @@ class Synthesis:
         if self.window is not None:
             return (self.window - 1) * self.interpolate // 2
         assert self.duty is not None
-        return round(self.duty * self.stride * self.interpolate / 2)
+        return math.floor(self.duty * self.stride * self.interpolate / 2 + 1e-9)
 
 
 PRESETS: dict[str, Synthesis] = {
@@ -130,6 +132,8 @@ def synthesize(
     Raises:
         ValueError: frames to be interpolated without flow; while iterating, a frame of another size or type.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected 0 or more")
     if synthesis.interpolate > 1 and flow is None:
         raise ValueError(
             f"interpolate is {synthesis.interpolate}, and frames between frames need optical flow; give a flow network "
@@ -240,6 +244,9 @@ def synthesize_clip(
     """
     source = Path(source)
     name = clip or (source.name if source.is_dir() else source.stem)
+    for option, value in (("clip", name), ("split", split)):
+        if value in ("", ".", "..") or "/" in value:
+            raise ValueError(f"{option} is {value!r}; expected the plain name of a folder")
     target = Path(root).absolute() / split / name
     if target.exists():
         raise FileExistsError(f"{target}: is there already; name another clip or split, or remove it")
@@ -248,7 +255,7 @@ def synthesize_clip(
     pairs = synthesize(read_frames(source), synthesis, flow=flow, seed=seed, name=str(source))
     partial = target.with_name(f".{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    made_root = not target.parent.exists()
+    made = [folder for folder in target.parents if not folder.exists()]
     try:
         for side in SIDES:
             (partial / side).mkdir(parents=True)
@@ -266,7 +273,8 @@ def synthesize_clip(
         os.replace(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if made_root and not any(target.parent.iterdir()):
-            target.parent.rmdir()
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise
     return target, count

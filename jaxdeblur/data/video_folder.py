@@ -39,7 +39,7 @@ DVD_TEST_VIDEOS = (
 """The quantitative test videos of DVD (Su et al., CVPR 2017), in the order of the papers' tables."""
 
 _LAYOUT = "<root>/<split>/<clip>/{blur,sharp}/<frame>.png|jpg"
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LISTED_AT_MOST = 10
 # Reading a header is waiting for a disk or a network, hardly computing.
 _INDEX_THREADS = 16
@@ -134,7 +134,7 @@ def frame_size_px(path: str) -> tuple[int, int]:
     """
     with open(path, "rb") as file:
         start = file.read(24)
-        if start[:8] == _PNG_SIGNATURE and len(start) == 24:
+        if start[:8] == PNG_SIGNATURE and len(start) == 24:
             return int.from_bytes(start[20:24]), int.from_bytes(start[16:20])
         if start[:2] == b"\xff\xd8":
             size = _jpeg_size_px(file)

@@ -32,6 +32,9 @@ CRF = 16
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 """What is written; anything FFmpeg knows is read."""
 
+OTHER_VIDEO_SUFFIXES = (".avi", ".webm", ".ts", ".mts", ".mpg", ".wmv", ".flv", ".3gp")
+"""By which, too, a file in a folder is taken for a video."""
+
 # FFmpeg's matrix tag (AVColorSpace) -> the name its converter uses, and the tag written for that name.
 _MATRIX_OF_TAG = {
     1: "ITU709",

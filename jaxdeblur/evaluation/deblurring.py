@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -141,8 +142,11 @@ def report_scores(
             flicker.append(found)
     flicker += [mean_consistency(flicker)] if flicker else []
     named, *_ = protocols
-    # Of the first protocol it is an error if nothing was scored, of another only said.
-    rows = {protocol: clip_scores(of, protocol) for protocol, of in scores.items() if of or protocol is named}
+    rows = {protocol: clip_scores(of, protocol) for protocol, of in scores.items() if of}
+    if named not in rows:  # what others say is not lost
+        for protocol in rows:
+            console.print(table(rows[protocol], protocol, title=title, restored=restored))
+        clip_scores([], named)
     examples = list(_examples(clips, restore, named, scores[named], restored=restored))
     if out is not None:
         _write(out, rows, scores, {**about, "protocol": named.name}, flicker, examples, console)
@@ -187,7 +191,8 @@ def _write(
     for example in examples:
         path = out / f"{example.word}.png"
         write_picture(path, strip(list(example.images.values())))
-        console.print(f"{example.word}: {example.clip} frame {example.frame}, {example.score}: {path}")
+        said = f"{example.word}: {example.clip} frame {example.frame}, {example.score}: {path}"
+        console.print(said, markup=False)
     console.print(f"{out / 'scores.json'}, {out / 'scores.csv'}")
 
 
@@ -223,5 +228,7 @@ def _flicker_table(scores: list[ConsistencyScore]) -> Table:
         result.add_column(heading, justify="right")
     for score in scores:
         cells = (f"{value:.3f}" for value in (score.blurred, score.restored, score.sharp))
-        result.add_row(score.clip, str(score.pairs), *cells, end_section=len(scores) > 1 and score is scores[-2])
+        result.add_row(
+            escape(score.clip), str(score.pairs), *cells, end_section=len(scores) > 1 and score is scores[-2]
+        )
     return result

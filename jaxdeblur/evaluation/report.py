@@ -16,7 +16,7 @@ from jaxdeblur.evaluation.consistency import ConsistencyScore
 from jaxdeblur.evaluation.pictures import error_map, map_to_colour, sharpness_map
 from jaxdeblur.evaluation.protocols import Protocol
 from jaxdeblur.evaluation.scores import ClipScore
-from jaxdeblur.evaluation.tables import COLUMNS, columns_of, label
+from jaxdeblur.evaluation.tables import columns_of, columns_shown, label
 
 _BRIGHTEST_SHARE = 0.995
 """Of a map's pixels: what is the brightest colour."""
@@ -96,7 +96,7 @@ def _page(report: Report, workdir: Path | None) -> Iterator[str]:
 
 
 def _score_table(protocol: Protocol, rows: Sequence[ClipScore], *, restored: bool, is_open: bool) -> Iterator[str]:
-    shown = [name for name in COLUMNS if restored or name in ("frames", "blurred dB", "blurred SSIM")]
+    shown = columns_shown(restored=restored)
     mean = columns_of(rows[-1])
     yield f"<details{' open' if is_open else ''}><summary><b>{escape(protocol.name)}</b> "
     yield f"{', '.join(f'{mean[name]} {name}' for name in shown if name != 'frames')}</summary>"

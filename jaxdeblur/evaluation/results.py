@@ -9,9 +9,8 @@ import numpy as np
 
 from jaxdeblur.data.image_io import ENCODERS, read_rgb_u8, to_u8
 from jaxdeblur.data.video_folder import list_images, read_frames
+from jaxdeblur.data.video_io import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from jaxdeblur.evaluation.scores import EvaluationClip
-
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".ts", ".mpg")
 
 
 def pair_clips(
@@ -97,7 +96,7 @@ def _clips_below(path: Path) -> dict[str, Path]:
 def _is_clip(path: Path) -> bool:
     if path.is_dir():
         return any(inner.suffix.lower() in ENCODERS for inner in path.iterdir())
-    return path.suffix.lower() in VIDEOS
+    return path.suffix.lower() in (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES)
 
 
 def _pair(name: str, result: Path, truth: Path, notes: list[str], *, strict: bool) -> EvaluationClip:

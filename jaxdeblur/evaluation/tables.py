@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from jaxdeblur.data.image_io import replacing
@@ -17,15 +18,15 @@ def table(rows: list[ClipScore], protocol: Protocol, *, title: str, restored: bo
 
     restored: whether there are restored frames beside the blurred ones.
     """
-    result = Table(title=f"{title}, protocol {protocol.name}", caption=protocol.about, caption_justify="left")
+    result = Table(title=escape(f"{title}, protocol {protocol.name}"), caption=protocol.about, caption_justify="left")
     result.add_column("clip", no_wrap=True)
-    shown = [heading for heading in COLUMNS if restored or heading in ("frames", "blurred dB", "blurred SSIM")]
+    shown = columns_shown(restored=restored)
     for heading in shown:
         result.add_column(heading, justify="right")
     for row in rows:
         cells = columns_of(row)
         result.add_row(
-            label(row.clip, protocol),
+            escape(label(row.clip, protocol)),
             *(cells[heading] for heading in shown),
             end_section=len(rows) > 1 and row is rows[-2],
         )
@@ -33,6 +34,11 @@ def table(rows: list[ClipScore], protocol: Protocol, *, title: str, restored: bo
 
 
 COLUMNS = ("frames", "blurred dB", "restored dB", "gain dB", "blurred SSIM", "restored SSIM")
+
+
+def columns_shown(*, restored: bool) -> list[str]:
+    """Of COLUMNS; those of restored frames only if there are any."""
+    return [name for name in COLUMNS if restored or name in ("frames", "blurred dB", "blurred SSIM")]
 
 
 def columns_of(row: ClipScore) -> dict[str, str]:

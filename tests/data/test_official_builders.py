@@ -98,7 +98,12 @@ def test_the_command(mini, tmp_path, capsys):
     folder = capsys.readouterr().out.strip().splitlines()[-1]
     builder = tfds.builder_from_directory(folder)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"test": 5}
+    assert cli.main(command) == 2
+    assert "is there already; remove it, or name another folder with --out" in capsys.readouterr().err
+    assert cli.main([*command[:-2], "--variant=gamma", f"--out={tmp_path / 'other'}"]) == 2
+    assert "gopro has no variant 'gamma'; variants are blur, blur_gamma" in capsys.readouterr().err
     wrong = dataclasses.replace(WRITERS["gopro"][0], size_px=(10, 10))
     DATASETS["gopro"] = BUILDERS["gopro"].dataset = wrong  # the fixture puts both back
     assert cli.main([*command[:-2], f"--out={tmp_path / 'other'}"]) == 2
     assert "another size: test/GOPR0384_11_00: is 64x48" in capsys.readouterr().out
+    assert not (tmp_path / "other").exists()

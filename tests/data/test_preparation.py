@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from jaxdeblur.data import preparation, sources
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.datasets import DATASETS
 from jaxdeblur.data.flow_pairs import index_flying_chairs, index_sintel, read_flow_pair
-from jaxdeblur.data.pack import find_packed
+from jaxdeblur.data.pack import find_packed, only_writer
 from jaxdeblur.data.preparation import prepare, read_record, verify
 from jaxdeblur.data.sources import open_source
 from jaxdeblur.data.video_folder import index_video_folder
@@ -83,6 +84,41 @@ def test_archives_and_what_is_unpacked_of_them_are_one(tmp_path, name):
     assert files_below(tmp_path / "of_folder") == files_below(tmp_path / "of_archives")
 
 
+def test_an_archive_beside_what_was_unpacked_of_it_is_no_second_set(gopro, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(gopro, root)
+    zipped(gopro, {root / "GOPRO_Large.zip": ""})
+    found = verify(MINI_GOPRO, [root])
+    assert found.faults == []
+    assert [count.pairs for count in found.counts] == [11, 5]
+    # One that differs is not passed over.
+    (root / "GOPRO_Large" / "test" / "GOPR0384_11_00" / "blur" / "000003.png").write_bytes(b"damaged")
+    assert {fault.kind for fault in verify(MINI_GOPRO, [root]).faults} == {"twice", "damaged"}
+
+
+def test_what_is_prepared_inside_the_source_is_none_of_it(gopro, tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    shutil.copytree(gopro, root)
+    place, placed = sources.Item.place, []
+
+    def stop_after_five(item, target):
+        if len(placed) == 5:
+            raise KeyboardInterrupt
+        placed.append(target)
+        place(item, target)
+
+    monkeypatch.setattr(sources.Item, "place", stop_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(MINI_GOPRO, [root], root / "data" / "gopro")
+    monkeypatch.setattr(sources.Item, "place", place)
+    prepare(MINI_GOPRO, [root], root / "data" / "gopro")
+    dvd, write_dvd = WRITERS["dvd"]
+    write_dvd(root)
+    prepare(dvd, [root], root / "data" / "dvd")
+    for dataset in (MINI_GOPRO, dvd):
+        assert verify(dataset, [root]).faults == []
+
+
 def test_an_archive_that_is_cut_short_is_named(gopro, tmp_path):
     zipped(gopro, {tmp_path / "GOPRO_Large.zip": ""})
     whole = (tmp_path / "GOPRO_Large.zip").read_bytes()
@@ -129,6 +165,21 @@ def test_folders_are_linked_where_possible(gopro, tmp_path):
     assert (tmp_path / "out" / name).samefile(gopro / "GOPRO_Large" / name)
 
 
+def test_links_are_followed(gopro, tmp_path):
+    """A hard link to a link that is relative would lead nowhere."""
+    real, linked = tmp_path / "real", tmp_path / "linked" / "train" / "GOPR0372_07_00"
+    shutil.copytree(gopro / "GOPRO_Large" / "train" / "GOPR0372_07_00", real)
+    for side in ("blur", "sharp"):
+        (linked / side).mkdir(parents=True)
+        for path in (real / side).iterdir():
+            (linked / side / path.name).symlink_to(Path("../../../../real") / side / path.name)
+    prepare(MINI_GOPRO, [tmp_path / "linked"], tmp_path / "out", partial=True)
+    shutil.rmtree(tmp_path / "linked")
+    out = tmp_path / "out" / "train" / "GOPR0372_07_00"
+    assert files_below(out / "sharp") == files_below(real / "sharp")
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+
+
 def test_and_copied_where_not(gopro, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
@@ -154,9 +205,13 @@ def test_an_interrupted_run_goes_on(gopro, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare(MINI_GOPRO, [gopro], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out.preparing"]
+    placed[2].unlink()  # a link: writing into it would change the source
+    placed[2].write_bytes(b"half")
     monkeypatch.setattr(sources.Item, "place", lambda item, target: (placed.append(target), place(item, target)))
     prepare(MINI_GOPRO, [gopro], tmp_path / "out")
-    assert len(placed) == len(set(placed)) == 32
+    assert len(placed) == 33
+    assert len(set(placed)) == 32
+    assert verify(MINI_GOPRO, [tmp_path / "out"]).faults == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     placed.clear()
@@ -172,9 +227,36 @@ def test_an_interrupted_run_goes_on(gopro, tmp_path, monkeypatch):
 def test_what_is_there_is_not_touched(gopro, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="is there already; verify it, or name another folder"):
+    with pytest.raises(FileExistsError, match="out: is there already; verify it, or name another folder"):
         prepare(MINI_GOPRO, [gopro], tmp_path / "out")
     assert files_below(tmp_path) == {"out/thesis.txt": b"dear"}
+
+
+def test_two_runs_do_not_write_one_folder(gopro, tmp_path):
+    staging = tmp_path / "out.preparing"
+    staging.mkdir()
+    with only_writer(staging), pytest.raises(BlockingIOError, match="another run is writing into this folder"):
+        prepare(MINI_GOPRO, [gopro], tmp_path / "out")
+    prepare(MINI_GOPRO, [gopro], tmp_path / "out")
+
+
+def test_the_folder_one_stands_in_is_not_exchanged(gopro, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileExistsError, match="name another folder, one that is not there yet"):
+        prepare(MINI_GOPRO, [gopro], ".")
+    prepare(MINI_GOPRO, [gopro], "new")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["new"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(gopro, tmp_path, monkeypatch):
+    def walk(top, onerror=None, followlinks=False):
+        onerror(PermissionError(errno.EACCES, "Permission denied", str(top)))
+        return iter(())
+
+    monkeypatch.setattr(sources.os, "walk", walk)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        verify(MINI_GOPRO, [gopro])
 
 
 def test_a_full_disk_is_noticed_before(gopro, tmp_path, monkeypatch):
@@ -182,8 +264,8 @@ def test_a_full_disk_is_noticed_before(gopro, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(OSError, match=r"GiB are needed, 0.0 GiB are free; free some space"):
-        prepare(MINI_GOPRO, [tmp_path], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        prepare(MINI_GOPRO, [tmp_path], tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["GOPRO_Large.zip"]
 
 
 def test_the_packed_form_is_whole_and_fits(gopro, tmp_path):

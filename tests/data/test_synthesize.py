@@ -79,6 +79,14 @@ def test_the_open_share_of_the_shutter():
     np.testing.assert_array_equal(np.array(by_duty), np.array(by_window))
 
 
+@pytest.mark.parametrize("stride", range(1, 16))
+@pytest.mark.parametrize("steps", [1, 4, 11])
+def test_the_shutter_is_never_open_longer_than_there_is_time(stride, steps):
+    """Whole sub-frames of which one is in the middle: an even number of them loses none and gains at most one."""
+    reach = Synthesis(window=None, duty=1.0, stride=stride, interpolate=steps).reach
+    assert stride * steps <= 2 * reach + 1 <= stride * steps + 1
+
+
 def test_no_more_frames_are_held_than_a_window_has():
     alive = set()
 
@@ -220,12 +228,17 @@ def test_nothing_is_left_of_what_failed(source, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="ball: is too short; one blurred frame takes 21 frames"):
         synthesize_clip(source, out, Synthesis(window=21))
-    assert not list(out.rglob("*.png"))
+    assert not out.exists()
     (source / "13.png").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"13.png: not a PNG"):
         synthesize_clip(source, out, Synthesis(window=3, stride=2))
-    assert not list(out.rglob("ball"))
-    assert not list(out.rglob(".*partial*"))
+    assert not out.exists()
+    with pytest.raises(ValueError, match="seed is -1; expected 0 or more"):
+        synthesize_clip(source, out, Synthesis(window=3), seed=-1)
+    for options in ({"clip": "a/b"}, {"split": ".."}):
+        with pytest.raises(ValueError, match="expected the plain name of a folder"):
+            synthesize_clip(source, out, Synthesis(window=3), **options)
+    assert not out.exists()
 
 
 def test_a_clip_that_is_there_is_kept(source, tmp_path):

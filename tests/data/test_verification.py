@@ -3,6 +3,7 @@
 
 import re
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -115,6 +116,21 @@ def one_frame_late(root):
         write(path, frame)
 
 
+def lose_pixels(data):
+    """A PNG whose only IDAT holds a third of the rows, its checksum right."""
+    position, parts = 8, [data[:8]]
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4])
+        kind, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
+        if kind == b"IDAT":
+            rows = zlib.decompress(body)
+            body = zlib.compress(rows[: len(rows) // 3])
+        checksum = zlib.crc32(kind + body)
+        parts.append(len(body).to_bytes(4) + kind + body + checksum.to_bytes(4))
+        position += 12 + length
+    return b"".join(parts)
+
+
 def of_another_clip(root):
     blur, _ = blurred_and_sharp(99, 6)
     for path, frame in zip(sorted((root / CLIP / "blur").iterdir()), blur):
@@ -145,7 +161,7 @@ FAULTS = {
     "missing clip": ("gopro", delete("GOPRO_Large/test/GOPR0384_11_00"), "missing", r"test/GOPR0384_11_00: the whole clip of 5"),
     "missing side": ("gopro", delete(f"{CLIP}/sharp"), "missing", r"07_00/sharp: has no frames"),
     "missing unnamed clip": ("bsd", delete("BSD_1ms8ms/train/007"), "missing", r"train: has 1 of 2 clips"),
-    "swapped sides": ("gopro", swap(f"{CLIP}/blur", f"{CLIP}/sharp"), "swapped", r"07_00, frames .*: the blurred frames are"),
+    "swapped sides": ("gopro", swap(f"{CLIP}/blur", f"{CLIP}/sharp"), "swapped", r"07_00, frames 47 to 52: the blurred frame is sharper"),
     "truncated PNG": ("gopro", edit(f"{CLIP}/blur/000048.png", lambda d: d[:-40]), "damaged", r"000048.png: is cut short"),
     "flipped bit in a PNG": ("gopro", edit(f"{CLIP}/sharp/000050.png", flip_a_byte), "damaged", r"000050.png: is damaged: its part 'IDAT'"),
     "truncated JPEG": ("dvd", edit(f"{SCENES}/IMG_0009/GT/00031.jpg", lambda d: d[:-300]), "damaged", r"00031.jpg: damaged or trunc"),
@@ -166,11 +182,14 @@ FAULTS = {
     "extra frame": ("reds", one_frame_more, "extra", r"has frame 4; it is published with 0 to 3"),
     "extra clip": ("dvd", copy(f"{SCENES}/IMG_0009", f"{SCENES}/IMG_0777"), "extra", r"clip IMG_0777: DVD.* has no such clip"),
     "extra unnamed clip": ("bsd", copy("BSD_1ms8ms/train/007", "BSD_1ms8ms/valid/123"), "extra", r"valid: has 2 clips, 1 are published"),
-    "the gamma variant in place of the linear one": ("gopro", swap(f"{CLIP}/blur", f"{CLIP}/blur_gamma"), "another variant", r"averages of light \(share \d.\d\d\), not of gamma-enc"),
+    "the gamma variant in place of the linear one": ("gopro", swap(f"{CLIP}/blur", f"{CLIP}/blur_gamma"), "another variant", r"07_00, frames 47 to 52: .*an average of light \(share of light \d.\d\d\), not of gamma-enc"),
     "a test clip among the training clips": ("gopro", move("GOPRO_Large/test/GOPR0384_11_00", "GOPRO_Large/train/GOPR0384_11_00"), "in the wrong split", r"train/GOPR0384_11_00: is published in test"),
     "the same frame twice": ("dvd", lambda root: write(root / SCENES / "IMG_0009/GT/00030.png", read_rgb_u8(root / SCENES / "IMG_0009/GT/00030.jpg")), "twice", r"00030.(png|jpg): is the same frame as .*00030"),
     "a sharp frame in place of the blurred one": ("gopro", copy(f"{CLIP}/sharp/000052.png", f"{CLIP}/blur/000052.png"), "copy", r"000052.png: is the same file as .*blur/000052.png"),
     "a neighbour in place of a lost frame": ("gopro", copy(f"{CLIP}/sharp/000051.png", f"{CLIP}/sharp/000052.png"), "copy", r"000052.png: is the same file as .*000051.png"),
+    "a single pair swapped": ("gopro", swap(f"{CLIP}/blur/000049.png", f"{CLIP}/sharp/000049.png"), "swapped", r"07_00, frame 49: the blurred frame is sharper"),
+    "two frames of the gamma variant": ("gopro", lambda root: [swap(f"{CLIP}/blur/{n}.png", f"{CLIP}/blur_gamma/{n}.png")(root) for n in ("000048", "000051")], "another variant", r"07_00, frames 48, 51: .*an average of light"),
+    "pixels that end early behind right checksums": ("gopro", edit(f"{CLIP}/blur/000050.png", lose_pixels), "damaged", r"000050.png: is damaged: it holds fewer pixels than its size says"),
     "blurred frames of another clip": ("gopro", of_another_clip, "not a pair", r"show different things"),
     "sharp frames one frame late": ("gopro", one_frame_late, "out of step", r"blurred frame n shows the sharp frame n-1, not n"),
     "other numbers": ("gopro", rename_frames, "missing", r"has no frames 47 to 52"),
@@ -178,6 +197,7 @@ FAULTS = {
     "flow of another size": ("sintel", lambda root: write_flo(root / "training/flow/alley_1/frame_0001.flo", np.zeros((5, 7, 2), np.float32)), "another size", r"frame_0001.flo: is 7x5; it is published as 64x48"),
     "flow of no pixel": ("flying_chairs", lambda root: write_flo(root / "FlyingChairs_release/data/00003_flow.flo", np.full((48, 64, 2), np.nan, np.float32), np.zeros((48, 64), bool)), "damaged", r"00003_flow.flo: knows the flow of no pixel"),
     "flow of another pair": ("flying_chairs", lambda root: write_flo(root / "FlyingChairs_release/data/00001_flow.flo", np.full((48, 64, 2), 9, np.float32)), "not a pair", r"00001_flow.flo: does not lead from data/00001_img1.ppm"),
+    "images the wrong way round": ("flying_chairs", swap("FlyingChairs_release/data/00002_img1.ppm", "FlyingChairs_release/data/00002_img2.ppm"), "not a pair", r"00002_flow.flo: does not lead from data/00002_img1.ppm"),
     "missing flow": ("sintel", delete("training/flow/cave_2/frame_0001.flo"), "missing", r"training/flow/cave_2/frame_0001.flo: is missing"),
     "missing mask": ("sintel", delete("training/invalid/cave_2/frame_0001.png"), "missing", r"training/invalid/cave_2/frame_0001.png: is missing"),
     "missing scene": ("sintel", delete(*(f"training/{part}/cave_2" for part in ("clean", "final", "flow", "invalid"))), "missing", r"cave_2: all of its 4 pairs are missing"),
@@ -189,6 +209,8 @@ FAULTS = {
 
 # What goes with a fault, since it is one too: a clip in the wrong split is missing from its own.
 CONSEQUENCES = {
+    "a neighbour in place of a lost frame": {"not a pair"},
+    "sharp frames one frame late": {"not a pair"},  # the last one shows something new
     "a test clip among the training clips": {"missing"},
     "other numbers": {"extra"},
 }
@@ -218,6 +240,33 @@ def test_clips_can_be_trusted(originals, tmp_path):
     (fault,) = verify(MINI_GOPRO, [root]).faults
     assert fault.is_a_judgement
     assert verify(MINI_GOPRO, [root], trusted=["GOPR0372_07_00"]).faults == []
+    with pytest.raises(ValueError, match="there is no clip GOPR9999 to be trusted"):
+        verify(MINI_GOPRO, [root], trusted=["GOPR9999"])
+    copy(f"{CLIP}/blur/000051.png", f"{CLIP}/blur/000052.png")(root)
+    assert {fault.kind for fault in verify(MINI_GOPRO, [root]).faults} == {"swapped", "copy", "not a pair"}
+    assert verify(MINI_GOPRO, [root], trusted=["GOPR0372_07_00"]).faults == []
+    chairs = tmp_path / "chairs"
+    shutil.copytree(originals["flying_chairs"], chairs)
+    FAULTS["flow of another pair"][1](chairs)
+    (fault,) = verify(WRITERS["flying_chairs"][0], [chairs]).faults
+    assert fault.is_a_judgement
+    assert verify(WRITERS["flying_chairs"][0], [chairs], trusted=["00001"]).faults == []
+
+
+def test_a_quick_look_reads_every_file_but_judges_few(originals, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(originals["gopro"], root)
+    swap(f"{CLIP}/blur/000047.png", f"{CLIP}/sharp/000047.png")(root)
+    edit(f"{CLIP}/sharp/000052.png", flip_a_byte)(root)
+    assert {fault.kind for fault in verify(MINI_GOPRO, [root]).faults} == {"swapped", "damaged"}
+    assert {fault.kind for fault in verify(MINI_GOPRO, [root], quick=True).faults} == {"damaged"}
+
+
+def test_masks_of_flow_may_all_be_missing(originals, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(originals["sintel"], root)
+    delete("training/invalid")(root)
+    assert verify(WRITERS["sintel"][0], [root]).faults == []
 
 
 def test_part_of_a_set(originals, tmp_path):

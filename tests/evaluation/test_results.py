@@ -160,7 +160,9 @@ def test_a_protocol_that_takes_no_frame_says_so(folders, capsys):
     assert cli.main(["score", *paths, "--protocol=common,estrnn"]) == 0
     assert "protocol estrnn: scores no frame of these clips" in capsys.readouterr().out
     assert cli.main(["score", *paths, "--protocol=estrnn"]) == 2
-    assert "no frame was scored: protocol estrnn" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "no frame was scored: protocol estrnn" in printed.err
+    assert "protocol common" in printed.out  # which is not lost
     assert cli.main(["score", *paths, "--protocol=vmaf"]) == 2
     assert "there is no protocol 'vmaf'; expected common" in capsys.readouterr().err
 
@@ -172,3 +174,14 @@ def test_without_results_only_the_blurred_frames_are_shown(folders, capsys):
     printed = capsys.readouterr().out
     assert "gain" not in printed
     assert "22.11 dB" in printed  # of the median frame: 20 levels off
+
+
+def test_names_are_printed_as_they_are(folders, capsys):
+    (folders / "truth" / "a").rename(folders / "truth" / "a[red]")
+    (folders / "results" / "a").rename(folders / "results" / "a[red]")
+    assert cli.main(["score", str(folders / "results"), str(folders / "truth"), f"--out={folders / 'out'}"]) == 0
+    assert capsys.readouterr().out.count("a[red]") >= 2
+    missing = folders / "nowhere" / "page.html"
+    (folders / "nowhere").write_text("a file")
+    assert cli.main(["score", str(folders / "results"), str(folders / "truth"), f"--html={missing}"]) == 2
+    assert "partial" not in capsys.readouterr().err

@@ -11,8 +11,7 @@ of time, as `builders.video_folder` explains; flow sets an example a pair.
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,10 +51,8 @@ class _Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     # Nothing is downloaded. Looking for checksums would import importlib_resources, which TFDS 4.9 does not require.
     url_infos = None
     dataset: ClassVar[VideoSet | FlowSet]
-    sources: Sequence[StrPath] = ()
-    """Archives and folders; () takes the manual_dir of the download configuration."""
-    which: Mapping[str, Any] = MappingProxyType({})
-    """Options of `verification.inspect`: splits, partial, trusted."""
+    inspected: Inspection | None = None
+    """By prepare_tfds, whose sources need not lie in one folder."""
 
     def _describe(self, features: dict[str, Any], **options: Any) -> tfds.core.DatasetInfo:
         dataset = self.dataset
@@ -69,10 +66,12 @@ class _Official(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         )
 
     def _inspect(self, dl_manager: tfds.download.DownloadManager) -> Inspection:
+        if self.inspected is not None:
+            return self.inspected
         self._opened = contextlib.ExitStack()  # archives, as long as the builder lives
-        items = self._opened.enter_context(open_source(self.sources or [dl_manager.manual_dir]))
+        items = self._opened.enter_context(open_source([dl_manager.manual_dir]))
         variant = self.builder_config.name if isinstance(self.dataset, VideoSet) else None
-        found = inspect(items, self.dataset, variant=variant, **self.which)
+        found = inspect(items, self.dataset, variant=variant)
         if found.faults:
             listed = "\n".join(map(str, found.faults[:_LISTED_FAULTS]))
             raise FaultsFoundError(
@@ -235,12 +234,24 @@ def prepare_tfds(
 
     Args:
         variant: the builder's configuration; None takes the first.
-        which: options of `verification.inspect`.
+        which: options of `verification.inspect`: splits, partial, trusted, quick.
     Raises:
+        FileExistsError: it was prepared before.
         FaultsFoundError: the data set has faults; nothing was written.
         OSError, ValueError: a source cannot be read, an option does not fit the data set.
     """
-    builder = BUILDERS[dataset.name](data_dir=data_dir, config=variant, file_format="array_record")
-    builder.sources, builder.which = list(sources), which
-    builder.download_and_prepare()
+    with open_source(sources) as items:
+        found = inspect(items, dataset, variant=variant, **which)
+        if found.faults:
+            raise FaultsFoundError(
+                f"{dataset.title}: faults were found ({len(found.faults)}), so nothing was prepared", found.faults
+            )
+        # Sintel's configurations are its render passes, of which the first is taken.
+        builder = BUILDERS[dataset.name](data_dir=data_dir, config=variant, file_format="array_record")
+        if builder.data_path.exists():
+            raise FileExistsError(
+                f"{builder.data_path}: is there already; remove it, or name another folder with --out"
+            )
+        builder.inspected = found
+        builder.download_and_prepare()
     return str(builder.data_path)
