@@ -409,7 +409,7 @@ def _verify(arguments: argparse.Namespace, work: _Work) -> None:
     dataset = _dataset(arguments.name)
     with _progress_bar("verifying", work, unit="files") as progress:
         found = verify(dataset, arguments.sources, progress=progress, **_which(arguments))
-    _print_counts(found)
+    print(*found.counts, sep="\n")
     with _listing_faults():
         if found.faults:
             raise FaultsFoundError(f"{dataset.title}: faults were found ({len(found.faults)})", found.faults)
@@ -430,7 +430,7 @@ def _prepare(arguments: argparse.Namespace, work: _Work) -> None:
     packed = arguments.form == "packed"
     with _listing_faults(), _progress_bar("verifying, gathering", work, unit="files") as progress:
         found = prepare(dataset, arguments.sources, out, packed=packed, progress=progress, **_which(arguments))
-    _print_counts(found)
+    print(*found.counts, sep="\n")
     print(f"{out}: {dataset.title}")
 
 
@@ -456,12 +456,6 @@ def _which(arguments: argparse.Namespace) -> dict[str, Any]:
         "trusted": arguments.trust,
         "quick": arguments.quick,
     }
-
-
-def _print_counts(found: Any) -> None:
-    for count in found.counts:
-        expected = "" if count.expected_pairs is None else f" of {count.expected_clips} and {count.expected_pairs}"
-        print(f"{count.split:12} {count.clips} clips, {count.pairs} pairs{expected}")
 
 
 def _synthesize(arguments: argparse.Namespace, work: _Work) -> None:

@@ -69,13 +69,20 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """Of one split: clips or scenes, pairs of frames, and how many there should be (None: as many as there are)."""
+    """Of one split: clips or scenes, pairs of frames, how many there should be (None: as many as there are), and how
+    many pictures there are of each size (width, height)."""
 
     split: str
     clips: int
     pairs: int
     expected_clips: int | None
     expected_pairs: int | None
+    sizes_px: dict[tuple[int, int], int]
+
+    def __str__(self) -> str:
+        expected = "" if self.expected_pairs is None else f" of {self.expected_clips} and {self.expected_pairs}"
+        sizes = "".join(f", {number} pictures of {_by(size)}" for size, number in sorted(self.sizes_px.items()))
+        return f"{self.split}: {self.clips} clips, {self.pairs} pairs{expected}{sizes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +224,9 @@ def _inspect_videos(
     for split in splits:
         found = [frames_of for (of, _), frames_of in clips.items() if of == split]
         pairs = sum(len(frames_of["blur"].keys() & frames_of["sharp"].keys()) for frames_of in found)
-        counts.append(Count(split, len(found), pairs, *((None, None) if partial else dataset.count(split))))
+        sizes = _sizes(states[item.where] for of in found for frames in of.values() for item in frames.values())
+        expected = (None, None) if partial else dataset.count(split)
+        counts.append(Count(split, len(found), pairs, *expected, sizes))
     # Frames keep their names: those of both sides are the same in all sets.
     files = [(item, f"{place}/{item.key.rpartition('/')[2]}") for item, place in _each(clips)]
     return Inspection(counts, faults, files)
@@ -272,6 +281,10 @@ def _frames_amiss(sides: Mapping[str, dict[int, Item]], published: range | None,
                 name,
                 f"has {_numbered(extra)}; it is published with {published[0]} to {published[-1]}",
             )
+
+
+def _sizes(states: Iterable[_State]) -> dict[tuple[int, int], int]:
+    return dict(collections.Counter(state.size_px for state in states if state.size_px))
 
 
 def _files_amiss(
@@ -506,7 +519,9 @@ def _inspect_flow(
             what = f"has {len(lines)} entries; expected {dataset.scenes['']}, each 1 or 2"
             faults.append(Fault("damaged", split_file.where, what))
     expected = None if partial else sum(map(len, scenes.values()))
-    count = Count("all", len({pair.scene for pair in whole}), len(whole), None if partial else len(scenes), expected)
+    sizes = _sizes(states[item.where] for item in items if not item.key.endswith(".flo"))
+    found_scenes = len({pair.scene for pair in whole})
+    count = Count("all", found_scenes, len(whole), None if partial else len(scenes), expected, sizes)
     return Inspection([count], faults, [(item, path) for path, item in kept.items()])
 
 

@@ -325,7 +325,7 @@ def test_the_commands(mini, gopro, tmp_path, capsys):
     assert (
         cli.main(["data", "prepare", "gopro", str(gopro), f"--out={out}", "--variant=blur_gamma", "--form=packed"]) == 0
     )
-    assert "train        2 clips, 11 pairs of 2 and 11" in capsys.readouterr().out
+    assert "train: 2 clips, 11 pairs of 2 and 11, 22 pictures of 64x48\n" in capsys.readouterr().out
     assert cli.main(["data", "verify", "gopro", str(out)]) == 0
     assert "whole and in order" in capsys.readouterr().out
     (out / "train" / "GOPR0372_07_00" / "blur" / "000050.png").unlink()

@@ -44,6 +44,7 @@ def test_a_whole_set_has_no_faults(originals, name):
     assert found.faults == []
     for count in found.counts:
         assert (count.clips, count.pairs) == (count.expected_clips, count.expected_pairs)
+        assert set(count.sizes_px) <= {(64, 48), (48, 64)}
 
 
 @pytest.mark.parametrize(("name", "variant"), [("gopro", "blur_gamma"), ("reds", "blur_jpeg")])
