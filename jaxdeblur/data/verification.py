@@ -225,8 +225,8 @@ def _inspect_videos(
         found = [frames_of for (of, _), frames_of in clips.items() if of == split]
         pairs = sum(len(frames_of["blur"].keys() & frames_of["sharp"].keys()) for frames_of in found)
         sizes = _sizes(states[item.where] for of in found for frames in of.values() for item in frames.values())
-        expected = (None, None) if partial else dataset.count(split)
-        counts.append(Count(split, len(found), pairs, *expected, sizes))
+        expected_clips, expected_pairs = (None, None) if partial else dataset.count(split)
+        counts.append(Count(split, len(found), pairs, expected_clips, expected_pairs, sizes))
     # Frames keep their names: those of both sides are the same in all sets.
     files = [(item, f"{place}/{item.key.rpartition('/')[2]}") for item, place in _each(clips)]
     return Inspection(counts, faults, files)
