@@ -225,7 +225,7 @@ def replacing(path: StrPath) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == os.fspath(partial):
-            error.filename = os.fspath(path)  # which the user knows
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # by the name the user knows
         raise
 
 
