@@ -4,13 +4,14 @@ Reading gives upright gamma-encoded RGB: YUV is converted by the matrix and rang
 BT.709 from 720 rows or 1280 columns on, BT.601 below), rotation and mirroring in the file's metadata are
 applied, 8-bit video gives uint8 and deeper video uint16. Interlaced frames come as stored, both fields in
 one. Writing gives H.264 with the same matrix in limited range, both tagged, the source's own time stamps, its
-sound and subtitles packet by packet.
+sound, subtitles and data packet by packet, its chapters and attached files.
 
 4:2:0 halves the resolution of colour: compute metrics on frames, never on files written here.
 """
 
 import contextlib
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
+from absl import logging
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, VideoReformatter
 
@@ -271,8 +273,9 @@ def write_video(
         path: the target; its suffix names the container, see VIDEO_SUFFIXES.
         format: size, time base, colour and depth of the frames to come.
         crf: x264's constant quality, 0 to 51.
-        sound_from: a file whose sound and subtitle streams are copied, None for a silent video. Memory holds
-            a few seconds of them at most.
+        sound_from: a file whose sound, subtitles, data, attachments and chapters are copied, None for a silent video.
+            Memory holds a few seconds of them at most. Data and attachments that the container cannot hold are left
+            out, with a warning.
 
     Raises:
         ValueError: unknown suffix, a sound or subtitle codec that the container cannot hold, a frame that
@@ -309,7 +312,7 @@ class VideoWriter:
         self._first_pts = self._last_pts = self._end_pts = 0
         self._first_dts: int | None = None
         self._reformatter = VideoReformatter()
-        self._sound: _SoundCopy | None = None
+        self._sound: _StreamCopy | None = None
         options = {} if target.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
         self._container: Any = av.open(os.fspath(partial), "w", container_options=options)
         self._stream: Any = self._container.add_stream("libx264", rate=format.average_rate.limit_denominator(1_000_000))
@@ -326,7 +329,7 @@ class VideoWriter:
             context.sample_aspect_ratio = format.pixel_aspect
         context.options = {"crf": str(crf)}
         if sound_from is not None:
-            self._sound = _SoundCopy(sound_from, self._container, target)
+            self._sound = _StreamCopy(sound_from, self._container, target)
 
     def write(self, frame: TimedFrame) -> None:
         """Encodes one frame; time stamps must rise."""
@@ -395,8 +398,9 @@ class VideoWriter:
             self._container.mux(packet)
 
 
-class _SoundCopy:
-    """Copies sound and subtitle packets in step with the video's time, from a second opening of the file."""
+class _StreamCopy:
+    """Copies what is not pictures, packet by packet in step with the video's time, from a second opening of the file:
+    sound, subtitles, data such as a camera's measurements, attached files, chapters."""
 
     def __init__(self, source: StrPath, container: Any, target: Path) -> None:
         self._input = _open_input(os.fspath(source))
@@ -404,18 +408,11 @@ class _SoundCopy:
         self._next: Any = None
         self._stream_of: dict[int, Any] = {}
         try:
-            for stream in (*self._input.streams.audio, *self._input.streams.subtitles):
-                try:
-                    copied = container.add_stream_from_template(stream)
-                except (ValueError, av.FFmpegError) as error:
-                    raise ValueError(
-                        f"{target}: a {target.suffix} file cannot hold the {stream.type} stream "
-                        f"{stream.index} of {os.fspath(source)} ({stream.codec_context.name}); "
-                        "name the target .mkv"
-                    ) from error
-                copied.metadata.update(stream.metadata)
-                copied.disposition = stream.disposition
-                self._stream_of[stream.index] = copied
+            for stream in self._input.streams:
+                if stream.type in ("audio", "subtitle", "data", "attachment"):
+                    self._add(stream, source, target)
+            if chapters := self._input.chapters():
+                container.set_chapters(chapters)
         except BaseException:
             self._input.close()
             raise
@@ -424,6 +421,26 @@ class _SoundCopy:
         )
         streams = [self._input.streams[index] for index in self._stream_of]
         self._packets: Iterator[Any] = self._input.demux(streams) if streams else iter(())
+
+    def _add(self, stream: Any, source: StrPath, target: Path) -> None:
+        form, is_attachment, is_data = self._container.format.name, stream.type == "attachment", stream.type == "data"
+        held = not (is_attachment and "matroska" not in form) and not (is_data and not _holds_data(form, stream.name))
+        name = stream.name if is_attachment or is_data else stream.codec_context.name
+        what = f"the {stream.type} stream {stream.index} of {os.fspath(source)} ({name})"
+        if not held:
+            # Most of a phone's videos have such streams, and hardly any container but their own takes them.
+            logging.warning("%s: a %s file cannot hold %s, which is left out", target, target.suffix, what)
+            return
+        if is_attachment:
+            self._container.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
+            return
+        try:
+            copied = self._container.add_stream_from_template(stream)
+        except (ValueError, av.FFmpegError) as error:
+            raise ValueError(f"{target}: a {target.suffix} file cannot hold {what}; name the target .mkv") from error
+        copied.metadata.update(stream.metadata)
+        copied.disposition = stream.disposition
+        self._stream_of[stream.index] = copied
 
     def copy_until(self, time_s: float) -> None:
         while True:
@@ -441,6 +458,16 @@ class _SoundCopy:
 
     def close(self) -> None:
         self._input.close()
+
+
+def _holds_data(form: str, codec: str) -> bool:
+    """Whether a kind of container takes data of a codec; a stream that it does not take spoils the whole file."""
+    with av.open(io.BytesIO(), "w", format=form) as probe:
+        try:
+            probe.add_data_stream(codec)
+        except (ValueError, av.FFmpegError):
+            return False
+    return True
 
 
 def refuse_same_file(source: StrPath, target: StrPath) -> None:

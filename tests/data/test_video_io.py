@@ -231,6 +231,84 @@ def test_subtitles_are_copied(tmp_path):
     assert not (tmp_path / "b.mp4").exists()
 
 
+def write_with_extras(path, *, data=None, attachment=None, chapters=()):
+    """A second of video with what else a container may hold."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=10)
+        picture.width = picture.height = 32
+        picture.pix_fmt = "yuv420p"
+        measurements = container.add_data_stream(data) if data else None
+        if attachment:
+            container.add_attachment("font.ttf", "application/x-truetype-font", attachment)
+        container.set_chapters(list(chapters))
+        for number, rgb in enumerate(smooth_frames(10)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb[:32, :32]), format="rgb24")
+            frame.pts = number
+            container.mux(picture.encode(frame))
+            if measurements is not None:
+                packet = av.Packet(bytes([number]) * 7)
+                packet.pts = packet.dts = 100 * number
+                packet.stream, packet.time_base = measurements, Fraction(1, 1000)
+                container.mux(packet)
+        container.mux(picture.encode(None))
+
+
+def data_packets(path):
+    with av.open(str(path)) as container:
+        streams = [stream for stream in container.streams if stream.type == "data"]
+        return [bytes(packet) for packet in container.demux(streams) if packet.size] if streams else []
+
+
+CHAPTERS = [
+    {"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "before"}},
+    {"id": 2, "start": 400, "end": 1000, "time_base": Fraction(1, 1000), "metadata": {"title": "after"}},
+]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_chapters_are_kept(tmp_path, suffix):
+    source, target = tmp_path / "a.mkv", tmp_path / f"b{suffix}"
+    write_with_extras(source, chapters=CHAPTERS)
+    copy_video(source, target, sound_from=source)
+    with av.open(str(target)) as container:
+        found = [
+            (float(c["start"] * c["time_base"]), float(c["end"] * c["time_base"]), c["metadata"]["title"])
+            for c in container.chapters()
+        ]
+    assert found == [(0.0, 0.4, "before"), (0.4, 1.0, "after")]
+
+
+def test_a_cameras_measurements_are_copied(tmp_path):
+    source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    write_with_extras(source, data="bin_data")
+    assert len(data_packets(source)) >= 9
+    copy_video(source, target, sound_from=source)
+    assert data_packets(target) == data_packets(source)
+
+
+def test_attached_files_are_kept(tmp_path):
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    write_with_extras(source, attachment=b"a font")
+    copy_video(source, target, sound_from=source)
+    with av.open(str(target)) as container:
+        (attached,) = [stream for stream in container.streams if stream.type == "attachment"]
+        assert (attached.name, attached.mimetype, bytes(attached.data)) == (
+            "font.ttf",
+            "application/x-truetype-font",
+            b"a font",
+        )
+
+
+@pytest.mark.parametrize(("extras", "suffix"), [({"data": "bin_data"}, ".mkv"), ({"attachment": b"a font"}, ".mp4")])
+def test_what_a_container_cannot_hold_beside_is_said_and_left_out(tmp_path, caplog, extras, suffix):
+    source = tmp_path / ("a.mp4" if "data" in extras else "a.mkv")
+    write_with_extras(source, **extras)
+    target = tmp_path / f"b{suffix}"
+    copy_video(source, target, sound_from=source)
+    assert f"b{suffix}: a {suffix} file cannot hold the {next(iter(extras))} stream 1 of" in caplog.text
+    assert len(read_all(target)[0]) == 10
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 def test_rotation_and_mirroring_are_applied(tmp_path, rotation, mirrored):
