@@ -181,7 +181,7 @@ def test_the_motion_loss_without_flow_says_what_to_give():
     [
         ("data.source", "folder", "expected one of auto, scenes, video_folder"),
         ("training.steps", 0, "training.steps is 0; expected at least 1"),
-        ("evaluation.protocol", "CDVD", "evaluation.protocol is 'CDVD'; expected one of common, mtu_inloop"),
+        ("evaluation.protocol", "CDVD", "evaluation.protocol is 'CDVD'; expected one of common, su2017, cdvd"),
         ("data.video_folder.augment", "flip", "augment is 'flip'; expected one of none, mtu, flips"),
     ],
 )
