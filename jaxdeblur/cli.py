@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     synthesize.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of frames")
     synthesize.add_argument("folder", metavar="OUT", type=Path, help="gets <split>/<clip>/{blur,sharp}/<frame>.png")
     synthesize.add_argument(
-        "--preset", metavar="NAME", help="of a data set: gopro, gopro_gamma, reds, dvd, reblur2deblur"
+        "--preset", metavar="NAME", help="published parameters of a data set, such as gopro or reds"
     )
     synthesize.add_argument("--window", metavar="N", type=int, help="frames averaged, odd (default: 9)")
     synthesize.add_argument("--duty", metavar="D", type=float, help="instead: open share of the shutter's time, to 1")

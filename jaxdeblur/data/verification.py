@@ -291,9 +291,7 @@ def _files_amiss(
     name: str, frames_of: _Frames, states: Mapping[str, _State], dataset: VideoSet, *, trusted: bool
 ) -> Iterator[Fault]:
     first_with: dict[int, tuple[Side, int, Item]] = {}
-    sizes = collections.Counter(
-        size for frames in frames_of.values() for item in frames.values() if (size := states[item.where].size_px)
-    )
+    sizes = _sizes(states[item.where] for frames in frames_of.values() for item in frames.values())
     usual = max(sizes, key=lambda size: sizes[size], default=None)
     allowed = {dataset.size_px, *([dataset.size_px[::-1]] if dataset.portrait else [])}
     if usual is not None and usual not in allowed:
@@ -509,9 +507,7 @@ def _inspect_flow(
             faults.append(
                 Fault("another size", item.where, f"is {_by(state.size_px)}; it is published as {_by(dataset.size_px)}")
             )
-    whole = [
-        p for p in whole if all(states[kept[f].where].size_px == dataset.size_px for f in dataclasses.astuple(p)[1:4])
-    ]
+    whole = [pair for pair in whole if all(states[kept[f].where].size_px == dataset.size_px for f in pair.files)]
     faults += _flow_content_amiss([pair for pair in whole if pair.scene not in trusted], kept)
     if split_file := kept.get(CHAIRS_SPLIT_FILE):
         lines = split_file.read().split()

@@ -129,22 +129,15 @@ def framed(image_u8: np.ndarray, protocol: Protocol) -> np.ndarray:
     return image_u8[: height // multiple * multiple, : width // multiple * multiple]
 
 
-def frames_of(
-    clip: EvaluationClip,
-    restore: Restore | None,
-    protocol: Protocol,
-    number: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blurred, restored and sharp frame of a number (the last, if the clip is shorter), uint8, for a picture, as the
-    protocol scores them."""
+Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""A frame blurred, restored and sharp."""
 
+
+def frames_of(clip: EvaluationClip, restore: Restore | None, protocol: Protocol, number: int) -> Triple:
+    """A frame of a number (the last, if the clip is shorter), uint8, for a picture, as the protocol scores it."""
     triples = _restored(clip, restore, lambda image_u8: framed(image_u8, protocol))
     *_, last = itertools.islice(triples, number + 1)
     return last
-
-
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""A frame blurred, restored and sharp."""
 
 
 def _restored(

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import shutil
@@ -96,9 +97,9 @@ def test_an_archive_beside_what_was_unpacked_of_it_is_no_second_set(gopro, tmp_p
     assert {fault.kind for fault in verify(MINI_GOPRO, [root]).faults} == {"twice", "damaged"}
 
 
-def test_what_is_prepared_inside_the_source_is_none_of_it(gopro, tmp_path, monkeypatch):
-    root = tmp_path / "set"
-    shutil.copytree(gopro, root)
+@contextlib.contextmanager
+def interrupted_after_five(monkeypatch):
+    """Expects the block to end in Ctrl-C, of which five files are left; gives their paths."""
     place, placed = sources.Item.place, []
 
     def stop_after_five(item, target):
@@ -107,10 +108,18 @@ def test_what_is_prepared_inside_the_source_is_none_of_it(gopro, tmp_path, monke
         placed.append(target)
         place(item, target)
 
-    monkeypatch.setattr(sources.Item, "place", stop_after_five)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.Item, "place", stop_after_five)
+        with pytest.raises(KeyboardInterrupt):
+            yield placed
+    assert len(placed) == 5
+
+
+def test_what_is_prepared_inside_the_source_is_none_of_it(gopro, tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    shutil.copytree(gopro, root)
+    with interrupted_after_five(monkeypatch):
         prepare(MINI_GOPRO, [root], root / "data" / "gopro")
-    monkeypatch.setattr(sources.Item, "place", place)
     prepare(MINI_GOPRO, [root], root / "data" / "gopro")
     dvd, write_dvd = WRITERS["dvd"]
     write_dvd(root)
@@ -193,32 +202,22 @@ def test_and_copied_where_not(gopro, tmp_path, monkeypatch):
 
 def test_an_interrupted_run_goes_on(gopro, tmp_path, monkeypatch):
     """Stopped after some files; then other options start anew, the same ones go on."""
-    place, placed = sources.Item.place, []
-
-    def stop_after_five(item, target):
-        if len(placed) == 5:
-            raise KeyboardInterrupt
-        placed.append(target)
-        place(item, target)
-
-    monkeypatch.setattr(sources.Item, "place", stop_after_five)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after_five(monkeypatch) as placed:
         prepare(MINI_GOPRO, [gopro], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out.preparing"]
     placed[2].unlink()  # a link: writing into it would change the source
     placed[2].write_bytes(b"half")
-    monkeypatch.setattr(sources.Item, "place", lambda item, target: (placed.append(target), place(item, target)))
-    prepare(MINI_GOPRO, [gopro], tmp_path / "out")
+    place = sources.Item.place
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.Item, "place", lambda item, target: (placed.append(target), place(item, target)))
+        prepare(MINI_GOPRO, [gopro], tmp_path / "out")
     assert len(placed) == 33
     assert len(set(placed)) == 32
     assert verify(MINI_GOPRO, [tmp_path / "out"]).faults == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
-    placed.clear()
-    monkeypatch.setattr(sources.Item, "place", stop_after_five)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after_five(monkeypatch):
         prepare(MINI_GOPRO, [gopro], tmp_path / "other")
-    monkeypatch.setattr(sources.Item, "place", place)
     prepare(MINI_GOPRO, [gopro], tmp_path / "other", variant="blur_gamma")
     clip = "train/GOPR0372_07_00"
     assert files_below(tmp_path / "other" / clip / "blur") == files_below(gopro / "GOPRO_Large" / clip / "blur_gamma")
