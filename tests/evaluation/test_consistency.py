@@ -46,7 +46,7 @@ def test_what_is_visible_equals_the_oracle(seed):
 
 @pytest.mark.parametrize(("apart_px", "visible"), [(1.4, True), (1.6, False)])
 def test_how_far_the_ways_may_be_apart_grows_with_the_length_of_both(apart_px, visible):
-    """Ten pixels there, a little less back: between 0.01 x 10^2 + 0.5 and 0.01 x (10^2 + way back^2) + 0.5 it is seen."""
+    """Ten pixels there, a little less back: the bound lies above what the way there alone would allow."""
     assert 0.01 * 100 + 0.5 < 1.4**2 < 0.01 * (100 + 8.6**2) + 0.5 < 1.6**2
     flow = np.broadcast_to(np.float32([10, 0]), (4, 30, 2))
     back = np.broadcast_to(np.float32([apart_px - 10, 0]), (4, 30, 2))
