@@ -44,9 +44,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxdeblur {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    deblur = commands.add_parser("deblur", help="restore a video or a folder of frames")
-    deblur.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of images")
-    deblur.add_argument("target", metavar="OUT", type=Path, help="a video (.mp4, .mov, .mkv), or a new folder")
+    deblur = commands.add_parser(
+        "deblur",
+        help="restore videos or folders of frames",
+        epilog="Stopped or killed, the same command goes on where it was. Exit codes: 0 for all well, 2 for input that "
+        "cannot be used, 1 for a failure after work had begun or of some of several files, 130 after Ctrl-C.",
+    )
+    deblur.add_argument("sources", metavar="IN", nargs="+", type=Path, help="videos, or folders of images")
+    deblur.add_argument(
+        "target",
+        metavar="OUT",
+        type=Path,
+        help="a video (.mp4, .mov, .mkv, .webm), or a new folder for frames; of several IN a folder for them all",
+    )
     deblur.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
     deblur.add_argument(
         "--compare",
@@ -67,13 +77,19 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16", "float16"),
         help="of the network's arithmetic; half as wide takes less memory (default: as it was trained)",
     )
+    deblur.add_argument("--start", metavar="TIME", help="leave out what comes before: seconds, or H:MM:SS.s")
+    deblur.add_argument("--end", metavar="TIME", help="leave out what comes from there on")
     deblur.add_argument(
-        "--crf",
-        metavar="N",
-        type=int,
-        default=16,
-        help="H.264 quality, 0 (lossless) to 51 (default: %(default)s)",
+        "--codec",
+        metavar="NAME",
+        help="h264, hevc, vp9 or av1 (default: h264; hevc for more than 8 bits, vp9 in .webm)",
     )
+    deblur.add_argument(
+        "--crf", metavar="N", type=int, help="quality, 0 (finest) to 51, or 63 for vp9 and av1 (default: the codec's)"
+    )
+    deblur.add_argument("--lossless", action="store_true", help="keep every value; .mkv, and of 8 bits .mp4 and .mov")
+    deblur.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
+    deblur.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
     deblur.set_defaults(run=_deblur)
 
     score = commands.add_parser("score", help="PSNR and SSIM of any program's results against the truth")
@@ -228,31 +244,38 @@ def _parser() -> argparse.ArgumentParser:
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import load_model
-    from jaxdeblur.restoration.files import deblur_folder, deblur_video
+    from jaxdeblur.restoration.batch import plan_jobs, run_jobs
 
-    source, target, compare = arguments.source, arguments.target, arguments.compare
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    if compare == Path():
-        suffix = ".mp4" if source.is_dir() else target.suffix
-        compare = target.with_name(f"{target.name if source.is_dir() else target.stem}-compare{suffix}")
+    jobs = plan_jobs(arguments.sources, arguments.target, arguments.compare, arguments.explain)
+    if arguments.skip_existing:
+        jobs = [job for job in jobs if not job.target.exists()]
     options = {"compute_dtype": arguments.precision} if arguments.precision else {}
     model, variables = load_model(arguments.checkpoint, **options)
-    deblur = deblur_folder if source.is_dir() else deblur_video
-    with _progress_bar(source.name, work) as progress:
-        count = deblur(
-            source,
-            target,
-            model,
-            variables,
-            compare=compare,
-            explain=arguments.explain,
-            crf=arguments.crf,
-            progress=progress,
-        )
-    print(f"{target}: {count} frames" + (f"; side by side: {compare}" if compare else ""))
-    if arguments.explain:
-        print(f"{arguments.explain}: a sheet a frame")
+    of_videos = {
+        "cut": _cut(arguments.start, arguments.end),
+        "codec": arguments.codec,
+        "lossless": arguments.lossless,
+    }
+    of_all = {"crf": arguments.crf, "restart": arguments.restart}
+    run_jobs(jobs, model, variables, of_all, of_videos, functools.partial(_progress_bar, work=work))
+
+
+def _cut(start: str | None, end: str | None) -> Any:
+    from jaxdeblur.data.video_io import Cut
+
+    if start is None and end is None:
+        return None
+    return Cut(_seconds(start or "0", "--start"), None if end is None else _seconds(end, "--end"))
+
+
+def _seconds(text: str, option: str) -> Fraction:
+    parts = text.split(":")
+    try:
+        if not 1 <= len(parts) <= 3 or not all(part.replace(".", "", 1).isdigit() for part in parts):
+            raise ValueError
+        return sum(Fraction(part) * 60**power for power, part in enumerate(reversed(parts)))  # type: ignore[return-value]
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; expected seconds such as 12.5, or H:MM:SS such as 1:02:03.5") from None
 
 
 def _score(arguments: argparse.Namespace, work: _Work) -> None:

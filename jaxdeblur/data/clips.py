@@ -150,18 +150,19 @@ def window_of_sample(windows: Sequence[ClipWindow], *, seed: int, sample: int) -
 
 
 def frame_windows(
-    frames: Iterable[Array], past: int, future: int, *, beyond_ends: BeyondEnds
+    frames: Iterable[Array], past: int, future: int, *, beyond_ends: BeyondEnds, continued: bool = False
 ) -> Iterator[tuple[Array, ...]]:
     """Frames t - past .. t + future for every frame t, as they come.
 
     Args:
+        continued: the first `past` frames are the past of the frame after them and have no window of their own.
         beyond_ends: what stands for frames there are none of. "repeat": copies of the end frame. "alternate": the end
             frame's neighbour and the end frame in turn (f0, f1, f0, f1, f2, ... around frame 0), so that nothing seems
             to stand still; copies where there is a single frame.
     """
     size = past + 1 + future
     window: collections.deque[Array] = collections.deque(maxlen=size)
-    for frame in _with_ends(iter(frames), past, future, alternate=beyond_ends == "alternate"):
+    for frame in _with_ends(iter(frames), 0 if continued else past, future, alternate=beyond_ends == "alternate"):
         window.append(frame)
         if len(window) == size:
             yield tuple(window)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdeblur.data.image_io import ENCODERS, read_rgb_u8, to_u8
 from jaxdeblur.data.video_folder import list_images, read_frames
-from jaxdeblur.data.video_io import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+from jaxdeblur.data.video_writer import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from jaxdeblur.evaluation.scores import EvaluationClip
 
 

@@ -1,6 +1,7 @@
 """Any frames in, the same frames restored: arrays at once, iterators as a stream of constant memory."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.data.clips import frame_windows
-from jaxdeblur.ops.resample import pad_to_multiple, unpad
+from jaxdeblur.ops.resample import unpad
+from jaxdeblur.restoration.steps import TiledFrames, Tiling, WholeFrames, to_model
 from jaxdeblur.types import Array, PyTree, Variables
 
 Explain = Callable[[int, dict[str, np.ndarray]], None]
@@ -26,6 +28,7 @@ def restore(
     model: nn.Module,
     variables: Variables,
     *,
+    tiling: Tiling | None = None,
     progress: Callable[[int], None] | None = None,
     explain: Explain | None = None,
 ) -> Any:
@@ -40,6 +43,7 @@ def restore(
             model's window and a few frames are held at a time. uint8, uint16, or floating in [0, 1].
         model: a deblurring model of this package (`create_model`); `jaxdeblur.models` says what it must have.
         variables: its Flax variables.
+        tiling: restore each frame in parts, for frames too large for the device's memory; see `restoration.memory`.
         progress: called with the number of frames restored so far.
         explain: called with the number of each frame, from 0, and the model's pictures of how it came about, uint8
             (H, W, 3) by name.
@@ -53,14 +57,11 @@ def restore(
             values are not in [0, 1]. From an iterator it comes when that frame is reached and names its
             number.
     """
-    if not hasattr(model, "step"):
-        raise ValueError(
-            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
-        )
-    if explain is not None and not hasattr(model, "explain"):
-        raise ValueError(f"{type(model).__name__} has no pictures to explain its frames with")
+    stream = functools.partial(
+        restore_stream, model=model, variables=variables, tiling=tiling, progress=progress, explain=explain
+    )
     if not isinstance(frames, jax.Array | np.ndarray):
-        return _restore_stream(iter(frames), model, variables, progress, explain)
+        return stream(iter(frames))
     if frames.ndim != 4:
         raise ValueError(
             f"frames has shape {frames.shape}; expected (time, height, width, 3); give a single frame as frame[None]"
@@ -69,26 +70,75 @@ def restore(
         return frames
     clip = np.asarray(frames)
     restored = np.empty_like(clip)
-    for index, frame in enumerate(_restore_stream(iter(clip), model, variables, progress, explain)):
+    for index, frame in enumerate(stream(iter(clip))):
         restored[index] = frame
     return jnp.asarray(restored) if isinstance(frames, jax.Array) else restored
 
 
-def _restore_stream(
+@dataclasses.dataclass(frozen=True)
+class Halfway:
+    """A restoration that was interrupted: how many frames are done, and the leaves of the carry after them."""
+
+    frames_done: int
+    carry: list[Array]
+
+    def first_frame(self, model: Any) -> int:
+        """The frame that the rest begins with: the model looks back at some that are done."""
+        return max(0, self.frames_done - model.past_frames)
+
+
+Save = Callable[[Halfway], None]
+
+
+def restore_stream(
     frames: Iterator[Array],
     model: Any,  # the contract is restore's
     variables: Variables,
+    *,
+    tiling: Tiling | None = None,
+    progress: Callable[[int], None] | None = None,
+    explain: Explain | None = None,
+    halfway: Halfway | None = None,
+    save: Save | None = None,
+    save_every: int = 0,
+) -> Iterator[np.ndarray]:
+    """As restore, of an iterator; and such that it can be gone on with.
+
+    Args:
+        halfway: begin there; the first of `frames` is then number `halfway.first_frame(model)`.
+        save: called after every `save_every` frames have been taken, with what `halfway` needs.
+    """
+    if not hasattr(model, "step"):
+        raise ValueError(
+            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
+        )
+    if explain is not None and not hasattr(model, "explain"):
+        raise ValueError(f"{type(model).__name__} has no pictures to explain its frames with")
+    if explain is not None and tiling is not None:
+        raise ValueError("pictures that explain a frame are made of whole frames only; allow more memory")
+    return _restore_stream(frames, model, variables, tiling, progress, explain, halfway, save, save_every)
+
+
+def _restore_stream(
+    frames: Iterator[Array],
+    model: Any,
+    variables: Variables,
+    tiling: Tiling | None,
     progress: Callable[[int], None] | None,
     explain: Explain | None,
+    halfway: Halfway | None,
+    save: Save | None,
+    save_every: int,
 ) -> Iterator[np.ndarray]:
     first = next(frames, None)
     if first is None:
         return
     dtype = np.asarray(first).dtype
     variables = jax.tree.map(jnp.asarray, variables)
+    network = WholeFrames(model, variables) if tiling is None else TiledFrames(model, variables, tiling)
     carry: PyTree = None
-    waiting: collections.deque[tuple[jax.Array, dict[str, jax.Array]]] = collections.deque()
-    done = 0
+    waiting: collections.deque[tuple[Array, dict[str, jax.Array]]] = collections.deque()
+    done = 0 if halfway is None else halfway.frames_done
 
     def finish_one() -> np.ndarray:
         nonlocal done
@@ -101,58 +151,43 @@ def _restore_stream(
             progress(done)
         return restored
 
-    on_device = _put_on_device(itertools.chain([first], frames))
-    for window in frame_windows(on_device, model.past_frames, model.future_frames, beyond_ends=model.beyond_ends):
+    windows = frame_windows(
+        (network.put(frame) for frame in _checked(itertools.chain([first], frames))),
+        model.past_frames,
+        model.future_frames,
+        beyond_ends=model.beyond_ends,
+        continued=done > model.past_frames,
+    )
+    # Of the few frames before the model's whole past is there, the windows come anew, and are left out.
+    for number, window in enumerate(itertools.islice(windows, 0 if done > model.past_frames else done, None), done):
         if carry is None:
-            # The step gives its carry's memory away, hence a copy: a model may hand out one array twice.
-            carry = jax.tree.map(jnp.copy, _start(model, variables, window))
+            carry = network.start(window)
+            if halfway is not None:
+                carry = network.put_back(carry, halfway.carry)
         pictures = {} if explain is None else _pictures(model, variables, carry, window)
-        carry, restored = _step(model, variables, carry, window)
+        carry, restored = network.step(carry, window)
         waiting.append((restored, pictures))
-        if len(waiting) > _FRAMES_IN_FLIGHT:
+        if save is not None and (number + 1) % save_every == 0:
+            now = Halfway(number + 1, jax.tree.leaves(carry))
+            while waiting:
+                yield finish_one()
+            save(now)
+        elif len(waiting) > _FRAMES_IN_FLIGHT:
             yield finish_one()
     while waiting:
         yield finish_one()
 
 
-@functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("carry",))
-def _step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array]:
-    """One frame: integers to [0, 1], padding, the model, and all of that back."""
-    dtype = window[0].dtype
-    padded, size = _to_model(model, window)
-    carry, outputs = model.apply(variables, carry, padded, method="step")
-    restored = jnp.clip(unpad(outputs.restored, size)[0].astype(jnp.float32), 0, 1)
-    if jnp.issubdtype(dtype, jnp.integer):
-        restored = jnp.rint(restored * _largest(dtype))
-    return carry, restored.astype(dtype)
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def _start(model: Any, variables: Variables, window: tuple[jax.Array, ...]) -> PyTree:
-    return model.apply(variables, _to_model(model, window)[0], method="start")
-
-
 @functools.partial(jax.jit, static_argnames=("model",))
 def _pictures(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
-    padded, size = _to_model(model, window)
+    padded, size = to_model(model, window)
     # Of a plain dictionary JAX would sort the names.
     pictures = collections.OrderedDict(model.apply(variables, carry, padded, method="explain"))
     return jax.tree.map(lambda x: jnp.rint(255 * jnp.clip(unpad(x, size)[0], 0, 1)).astype(jnp.uint8), pictures)
 
 
-def _to_model(model: Any, window: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[int, int]]:
-    """(1, frames, H, W, 3), float32 in [0, 1] and padded, and the size before padding."""
-    stacked = jnp.stack(window)[None]
-    floats = stacked.astype(jnp.float32) / jnp.float32(_largest(stacked.dtype))
-    return pad_to_multiple(floats, model.size_multiple, model.padding)
-
-
-def _largest(dtype: np.dtype) -> int:
-    return jnp.iinfo(dtype).max if jnp.issubdtype(dtype, jnp.integer) else 1
-
-
-def _put_on_device(frames: Iterable[Array]) -> Iterator[jax.Array]:
-    """Checks each frame and starts its transfer; floating frames as float32."""
+def _checked(frames: Iterable[Array]) -> Iterator[np.ndarray]:
+    """Each frame, floating ones as float32, if it is alright."""
     shape: tuple[int, ...] = ()
     dtype = np.dtype(np.uint8)
     for number, frame in enumerate(frames):
@@ -176,6 +211,4 @@ def _put_on_device(frames: Iterable[Array]) -> Iterator[jax.Array]:
                     f"frame {number} has values in [{lowest:g}, {highest:g}]; floating frames are in [0, 1]: "
                     "divide by the largest value, or clip"
                 )
-        # NumPy's copy, since whoever makes the frames may reuse the memory before the step has run. JAX's own
-        # (jnp.array) may take the memory over and copy it later.
-        yield jax.device_put(np.array(frame))
+        yield frame

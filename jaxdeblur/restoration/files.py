@@ -1,30 +1,31 @@
 """Restores video files and folders of frames."""
 
 import collections
-import contextlib
 import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
 from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, write_image
 from jaxdeblur.data.video_folder import list_images
-from jaxdeblur.data.video_io import (
-    CRF,
-    TimedFrame,
-    VideoFormat,
-    VideoReader,
+from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
+from jaxdeblur.data.video_writer import (
     VideoWriter,
+    choose_encoding,
     refuse_same_file,
-    write_video,
+    refuse_unwritable,
+    refuse_unwritable_folder,
+    segment_frames,
 )
-from jaxdeblur.restoration.clip import Explain, restore
+from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
+from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.types import Variables
 
 Progress = Callable[[int, int | None], None]
@@ -36,6 +37,8 @@ _DIVIDER_PX = 2
 # A folder of frames has no time stamps; its comparison plays at the rate of film.
 _FOLDER_RATE = Fraction(24)
 
+_EXPLAINED = "explained"
+
 
 def deblur_video(
     source: StrPath,
@@ -45,54 +48,113 @@ def deblur_video(
     *,
     compare: StrPath | None = None,
     explain: StrPath | None = None,
-    crf: int = CRF,
+    codec: str | None = None,
+    crf: int | None = None,
+    lossless: bool = False,
+    cut: Cut | None = None,
+    restart: bool = False,
+    save_every_s: float = 20.0,
     progress: Progress | None = None,
 ) -> int:
     """Restores a video: every frame, time stamp, sound and subtitle, in constant memory whatever its length.
 
+    What is done is kept in a folder `.<target>.jaxdeblur` beside the target until the target is there; a run that was
+    killed is gone on with by calling again, and ends with the same bytes as one that was not.
+
     Args:
         source: any video FFmpeg can open.
-        target: .mp4, .m4v, .mov or .mkv; replaced if it is there. See `data.video_io` for colour and size.
+        target: see `data.video_writer` for its kinds; replaced if it is there.
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a second, silent video, blurred on the left, restored on the right.
         explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
-        crf: x264's constant quality, 0 (lossless) to 51.
+        codec, crf, lossless: see `data.video_writer.choose_encoding`.
+        cut: the part that is wanted.
+        restart: forget what an interrupted run has done.
+        save_every_s: at most so much work is lost when killed, and what a segment takes.
         progress: called after every frame.
 
     Returns:
         The number of frames.
 
     Raises:
-        ValueError: source is not a whole video, or a target is the source or of an unknown kind.
+        ValueError: source is not a whole video, a target is the source or of an unknown kind, or an interrupted run of
+            another task waits.
         OSError: source cannot be read or a target not be written.
         In either case, and on Ctrl-C, the targets are as they were.
     """
-    with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(VideoReader(source))
+    source, target = Path(source), Path(target)
+    with VideoReader(source, cut) as reader:
         form = reader.format
         _refuse_overlap(source, target, compare)
         _refuse_inside(explain, source, target)
-        writer = stack.enter_context(write_video(target, form, crf=crf, sound_from=source))
-        comparison = _open_comparison(stack, compare, form, crf)
-        waiting: collections.deque[TimedFrame] = collections.deque()
+        choose = {"codec": codec, "crf": crf, "lossless": lossless}
+        outputs = {"restored": (target, form)}
+        if compare is not None:
+            outputs["compare"] = (Path(compare), form.of_size(form.height, 2 * form.width + _DIVIDER_PX))
+        for path, its_form in outputs.values():
+            refuse_unwritable(path)
+            choose_encoding(path, its_form, **choose)
+        task = {
+            "source": identity_of_file(source),
+            "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
+            **_about_model(model, variables),
+            **choose,
+            "compare": None if compare is None else os.path.abspath(compare),
+            "explain": None if explain is None else os.path.abspath(explain),
+        }
+        with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
+            halfway = journal.halfway
+            done = 0 if halfway is None else halfway.frames_done
+            save_every = segment_frames(form)
+            writers = {
+                name: VideoWriter(
+                    path,
+                    journal.folder,
+                    its_form,
+                    choose_encoding(path, its_form, **choose),
+                    streams_from=source if name == "restored" else None,
+                    cut=reader.cut,
+                    segments_done=done // save_every,
+                    frames_a_segment=save_every,
+                    stem=name,
+                )
+                for name, (path, its_form) in outputs.items()
+            }
+            waiting: collections.deque[TimedFrame] = collections.deque()
+            first = 0 if halfway is None else halfway.first_frame(model)
+            reader.skip(first)
 
-        def blurred() -> Iterator[np.ndarray]:
-            for frame in reader:
-                waiting.append(frame)
-                yield frame.rgb
+            def blurred() -> Iterator[np.ndarray]:
+                for number, frame in enumerate(reader, first):
+                    if number >= done:
+                        waiting.append(frame)
+                    yield frame.rgb
 
-        done = 0
-        write_sheet = _open_explanation(stack, explain)
-        for restored in restore(blurred(), model, variables, explain=write_sheet):
-            frame = waiting.popleft()
-            writer.write(dataclasses.replace(frame, rgb=restored))
-            if comparison is not None:
-                comparison.write(dataclasses.replace(frame, rgb=side_by_side(frame.rgb, restored)))
-            done += 1
-            if progress is not None:
-                progress(done, form.frame_count)
-    return done
+            def save(now: Halfway) -> None:
+                for writer in writers.values():
+                    writer.end_segment()
+                journal.save(now)
+
+            count = done
+            for restored in restore_stream(
+                blurred(),
+                model,
+                variables,
+                explain=_explainer(explain, journal),
+                halfway=halfway,
+                save=save,
+                save_every=save_every,
+            ):
+                frame = waiting.popleft()
+                writers["restored"].write(dataclasses.replace(frame, rgb=restored))
+                if compare is not None:
+                    writers["compare"].write(dataclasses.replace(frame, rgb=side_by_side(frame.rgb, restored)))
+                count += 1
+                if progress is not None:
+                    progress(count, form.frame_count)
+            _publish(writers, outputs, journal, explain)
+    return count
 
 
 def deblur_folder(
@@ -103,13 +165,15 @@ def deblur_folder(
     *,
     compare: StrPath | None = None,
     explain: StrPath | None = None,
-    crf: int = CRF,
+    crf: int | None = None,
+    restart: bool = False,
+    save_every_s: float = 20.0,
     progress: Progress | None = None,
 ) -> int:
     """Restores a folder of frames, taken in order of their names with numbers counted as numbers.
 
     The target folder gets the same names and the same kinds of files: grey stays grey, alpha is kept as it
-    is, 16 bit stays 16 bit. It is written under a temporary name beside it and there whole or not at all.
+    is, 16 bit stays 16 bit. It is there whole or not at all; what is done of it is kept as for deblur_video.
     Files that are not images are left aside.
 
     Args:
@@ -118,8 +182,8 @@ def deblur_folder(
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a video at 24 frames a second, blurred on the left, restored on the right.
-        explain: as for deblur_video.
-        crf: x264's constant quality of that video.
+        explain, restart, save_every_s: as for deblur_video.
+        crf: quality of that video.
         progress: called after every frame.
 
     Returns:
@@ -133,45 +197,86 @@ def deblur_folder(
     source, target = Path(source), Path(target)
     paths = list_images(source)
     _refuse_used_folder(target)
+    refuse_unwritable_folder(target)
     _refuse_inside(explain, source, target)
-    waiting: collections.deque[tuple[str, ImageFile]] = collections.deque()
+    first_image = read_image(paths[0])
+    form = VideoFormat(
+        height=first_image.rgb.shape[0],
+        width=first_image.rgb.shape[1],
+        time_base=1 / _FOLDER_RATE,
+        average_rate=_FOLDER_RATE,
+        bits=8 if first_image.bits == 8 else 10,
+    )
+    outputs = {}
+    if compare is not None:
+        outputs["compare"] = (Path(compare), form.of_size(form.height, 2 * form.width + _DIVIDER_PX))
+        refuse_unwritable(Path(compare))
+        choose_encoding(*outputs["compare"], crf=crf)
+    task = {
+        "source": [identity_of_file(path) for path in paths],
+        **_about_model(model, variables),
+        "compare": None if compare is None else os.path.abspath(compare),
+        "explain": None if explain is None else os.path.abspath(explain),
+        "crf": crf,
+    }
+    with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
+        halfway = journal.halfway
+        done = 0 if halfway is None else halfway.frames_done
+        save_every = segment_frames(form)
+        writers = {
+            name: VideoWriter(
+                path,
+                journal.folder,
+                its_form,
+                choose_encoding(path, its_form, crf=crf),
+                segments_done=done // save_every,
+                frames_a_segment=save_every,
+                stem=name,
+            )
+            for name, (path, its_form) in outputs.items()
+        }
+        frames = journal.folder / "frames"
+        frames.mkdir(exist_ok=True)
+        waiting: collections.deque[tuple[str, ImageFile]] = collections.deque()
+        first = 0 if halfway is None else halfway.first_frame(model)
 
-    def blurred() -> Iterator[np.ndarray]:
-        first: np.ndarray | None = None
-        for path in paths:
-            image = read_image(path)
-            first = image.rgb if first is None else first
-            if image.rgb.shape != first.shape or image.rgb.dtype != first.dtype:
-                raise ValueError(
-                    f"{path}: is {_size_and_depth(image.rgb)}, but {paths[0].name} is "
-                    f"{_size_and_depth(first)}; the frames of a folder must be of one size and depth"
-                )
-            waiting.append((path.name, image))
-            yield image.rgb
+        def blurred() -> Iterator[np.ndarray]:
+            for number, path in enumerate(paths[first:], first):
+                image = read_image(path)
+                if image.rgb.shape != first_image.rgb.shape or image.rgb.dtype != first_image.rgb.dtype:
+                    raise ValueError(
+                        f"{path}: is {_size_and_depth(image.rgb)}, but {paths[0].name} is "
+                        f"{_size_and_depth(first_image.rgb)}; the frames of a folder must be of one size and depth"
+                    )
+                if number >= done:
+                    waiting.append((path.name, image))
+                yield image.rgb
 
-    with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(_replacing_folder(target))
-        comparison: VideoWriter | None = None
-        done = 0
-        write_sheet = _open_explanation(stack, explain)
-        for restored in restore(blurred(), model, variables, explain=write_sheet):
+        def save(now: Halfway) -> None:
+            for writer in writers.values():
+                writer.end_segment()
+            journal.save(now)
+
+        count = done
+        for restored in restore_stream(
+            blurred(),
+            model,
+            variables,
+            explain=_explainer(explain, journal),
+            halfway=halfway,
+            save=save,
+            save_every=save_every,
+        ):
             name, image = waiting.popleft()
-            if compare is not None and comparison is None:
-                form = VideoFormat(
-                    height=restored.shape[0],
-                    width=restored.shape[1],
-                    time_base=1 / _FOLDER_RATE,
-                    average_rate=_FOLDER_RATE,
-                    bits=8 if restored.dtype == np.uint8 else 10,
-                )
-                comparison = _open_comparison(stack, compare, form, crf)
-            write_image(partial / name, dataclasses.replace(image, rgb=restored))
-            if comparison is not None:
-                comparison.write(TimedFrame(side_by_side(image.rgb, restored), pts=done, duration=1))
-            done += 1
+            write_image(frames / name, dataclasses.replace(image, rgb=restored))
+            for writer in writers.values():
+                writer.write(TimedFrame(side_by_side(image.rgb, restored), pts=count, duration=1))
+            count += 1
             if progress is not None:
-                progress(done, len(paths))
-    return done
+                progress(count, len(paths))
+        _publish(writers, outputs, journal, explain)
+        os.replace(frames, target)
+    return count
 
 
 def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:
@@ -181,25 +286,49 @@ def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:
     return np.concatenate([blurred, line, restored], axis=1)
 
 
-def _open_comparison(
-    stack: contextlib.ExitStack, path: StrPath | None, form: VideoFormat, crf: int
-) -> VideoWriter | None:
-    if path is None:
-        return None
-    wide = dataclasses.replace(form, width=2 * form.width + _DIVIDER_PX, matrix=form.matrix_name)
-    return stack.enter_context(write_video(path, wide, crf=crf))
+def _about_model(model: nn.Module, variables: Variables) -> dict[str, Any]:
+    return {"model": repr(model), "weights": fingerprint(variables)}
 
 
-def _open_explanation(stack: contextlib.ExitStack, folder: StrPath | None) -> Explain | None:
+def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:
     if folder is None:
         return None
     _refuse_used_folder(Path(folder))
-    partial = stack.enter_context(_replacing_folder(Path(folder)))
+    partial = journal.folder / _EXPLAINED
+    partial.mkdir(exist_ok=True)
 
     def write_sheet(number: int, pictures_u8: dict[str, np.ndarray]) -> None:
         write_image(partial / f"frame_{number:06d}.png", ImageFile(contact_sheet(pictures_u8)))
 
     return write_sheet
+
+
+def _publish(
+    writers: dict[str, VideoWriter],
+    outputs: dict[str, tuple[Path, VideoFormat]],
+    journal: Journal,
+    explain: StrPath | None,
+) -> None:
+    """Makes whole what is there in parts, then gives all of it its name."""
+    wholes = {name: journal.folder / f"{name}{path.suffix}" for name, (path, _) in outputs.items()}
+    for name, whole in wholes.items():
+        writers[name].assemble(whole)
+    if explain is not None:
+        _move_into_place(journal.folder / _EXPLAINED, Path(explain))
+    for name, whole in wholes.items():
+        _move_into_place(whole, outputs[name][0])
+
+
+def _move_into_place(part: Path, target: Path) -> None:
+    """There whole or not at all, also on another disk."""
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        shutil.move(part, partial)
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _refuse_used_folder(folder: Path) -> None:
@@ -226,16 +355,3 @@ def _refuse_overlap(source: StrPath, target: StrPath, compare: StrPath | None) -
 def _size_and_depth(rgb: np.ndarray) -> str:
     height, width, _ = rgb.shape
     return f"{width}x{height} of {8 * rgb.dtype.itemsize} bit"
-
-
-@contextlib.contextmanager
-def _replacing_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside the target that takes its name when the block ends well, and goes away when not."""
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

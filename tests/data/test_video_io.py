@@ -17,7 +17,8 @@ from tiny_video import (
     write_video_file,
 )
 
-from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader, write_video
+from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
+from jaxdeblur.data.video_writer import write_video
 
 LUMA_WEIGHTS = {"ITU601": (0.299, 0.114), "ITU709": (0.2126, 0.0722), "BT2020": (0.2627, 0.0593)}
 
@@ -129,13 +130,14 @@ def test_white_and_grey_come_back_in_ten_bit(tmp_path):
 def test_writer_tags_what_it_converted_to(tmp_path, matrix):
     """Read back plane by plane, undone by the definition."""
     colour = np.array([200, 40, 90], np.uint8)
-    form = VideoFormat(33, 47, Fraction(1, 25), Fraction(25), matrix=matrix, primaries=1, transfer=1)
+    tag = {"ITU601": 6, "ITU709": 1, "BT2020": 9}[matrix]
+    form = VideoFormat(33, 47, Fraction(1, 25), Fraction(25), colorspace=tag, primaries=1, transfer=1)
     with write_video(tmp_path / "a.mp4", form, crf=0) as writer:
         writer.write(TimedFrame(np.broadcast_to(colour, (33, 47, 3)), 0))
     with av.open(str(tmp_path / "a.mp4")) as container:
         frame = next(container.decode(video=0))
     assert frame.format.name == "yuv444p"
-    assert (frame.colorspace, frame.color_range) == ({"ITU601": 6, "ITU709": 1, "BT2020": 9}[matrix], 1)
+    assert (frame.colorspace, frame.color_range) == (tag, 1)
     assert (frame.color_primaries, frame.color_trc) == (1, 1)
     np.testing.assert_allclose(rgb_of_yuv(frame.to_ndarray(), matrix, False)[5, 5], colour, atol=1.5)
 
@@ -189,7 +191,7 @@ def test_sound_is_copied_packet_by_packet(tmp_path):
     packets = sound_packets(source)
     assert len(packets) > 50
     for target in (tmp_path / "b.mp4", tmp_path / "b.mov"):
-        copy_video(source, target, sound_from=source)
+        copy_video(source, target, streams_from=source)
         assert sound_packets(target) == packets
         assert time_stamps_s(target) == time_stamps_s(source)
 
@@ -198,7 +200,7 @@ def test_sound_and_pictures_are_interleaved(tmp_path):
     """No packet lies more than two seconds of playing time behind one that stands before it in the file."""
     source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
     write_video_file(source, smooth_frames(300), rate=10, audio_s=30)
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     with av.open(str(target)) as container:
         latest_s = -1.0
         for position, time_s in sorted(
@@ -222,12 +224,12 @@ def test_subtitles_are_copied(tmp_path):
         line = av.Packet(b"a line of text")
         line.stream, line.pts, line.dts, line.duration, line.time_base = text, 40, 40, 80, Fraction(1, 1000)
         container.mux(line)
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     with av.open(str(target)) as container:
         lines = [bytes(packet) for packet in container.demux(subtitles=0) if packet.size]
     assert lines == [b"a line of text"]
     with pytest.raises(ValueError, match=r"\.mp4 file cannot hold the subtitle stream .*name the target \.mkv"):
-        copy_video(source, tmp_path / "b.mp4", sound_from=source)
+        copy_video(source, tmp_path / "b.mp4", streams_from=source)
     assert not (tmp_path / "b.mp4").exists()
 
 
@@ -269,7 +271,7 @@ CHAPTERS = [
 def test_chapters_are_kept(tmp_path, suffix):
     source, target = tmp_path / "a.mkv", tmp_path / f"b{suffix}"
     write_with_extras(source, chapters=CHAPTERS)
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     with av.open(str(target)) as container:
         found = [
             (float(c["start"] * c["time_base"]), float(c["end"] * c["time_base"]), c["metadata"]["title"])
@@ -282,14 +284,14 @@ def test_a_cameras_measurements_are_copied(tmp_path):
     source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
     write_with_extras(source, data="bin_data")
     assert len(data_packets(source)) >= 9
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     assert data_packets(target) == data_packets(source)
 
 
 def test_attached_files_are_kept(tmp_path):
     source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
     write_with_extras(source, attachment=b"a font")
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     with av.open(str(target)) as container:
         (attached,) = [stream for stream in container.streams if stream.type == "attachment"]
         assert (attached.name, attached.mimetype, bytes(attached.data)) == (
@@ -304,7 +306,7 @@ def test_what_a_container_cannot_hold_beside_is_said_and_left_out(tmp_path, capl
     source = tmp_path / ("a.mp4" if "data" in extras else "a.mkv")
     write_with_extras(source, **extras)
     target = tmp_path / f"b{suffix}"
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     assert f"b{suffix}: a {suffix} file cannot hold the {next(iter(extras))} stream 1 of" in caplog.text
     assert len(read_all(target)[0]) == 10
 
@@ -356,7 +358,7 @@ def test_metadata_pixel_shape_and_rate_are_kept(tmp_path):
         for frame in smooth_frames(10):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame).reformat(format="yuv420p")))
         container.mux(stream.encode(None))
-    copy_video(source, target, sound_from=source)
+    copy_video(source, target, streams_from=source)
     with av.open(str(target)) as container:
         assert container.metadata["title"] == "a title"
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
@@ -433,7 +435,7 @@ def test_refused_targets(tmp_path):
     os.link(source, tmp_path / "hard.mp4")
     for name in ("a.mp4", "soft.mp4", "hard.mp4"):
         with pytest.raises(ValueError, match=f"{name}: is the input itself"):
-            copy_video(source, tmp_path / name, sound_from=source)
+            copy_video(source, tmp_path / name, streams_from=source)
     with pytest.raises(ValueError, match=r"unknown video suffix '\.avi'; use one of \.mp4"):
         copy_video(source, tmp_path / "b.avi")
     with pytest.raises(FileNotFoundError, match="nowhere"):
@@ -464,8 +466,8 @@ def test_frames_that_do_not_fit(tmp_path):
         write()
     with pytest.raises(ValueError, match="frame 1 has time stamp 3 after 3; time stamps must rise"):
         write(good, good, pts=[3, 3])
-    with pytest.raises(ValueError, match="matrix is 'RGB'; expected one of ITU709"):
-        VideoFormat(32, 48, Fraction(1, 25), Fraction(25), matrix="RGB")
+    with pytest.raises(ValueError, match="colorspace is 8; expected one of 2, 1"):
+        VideoFormat(32, 48, Fraction(1, 25), Fraction(25), colorspace=8)
     with pytest.raises(ValueError, match="bits is 12"):
         VideoFormat(32, 48, Fraction(1, 25), Fraction(25), bits=12)
     assert os.listdir(tmp_path) == []

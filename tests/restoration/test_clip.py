@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdeblur.data.clips import frame_windows
-from jaxdeblur.restoration import clip as clip_module
+from jaxdeblur.restoration import steps
 from jaxdeblur.restoration.clip import restore
 
 
@@ -190,20 +190,20 @@ def test_stream_is_lazy_and_holds_few_frames():
 
 def test_one_compilation_per_size():
     model = TinyModel(past_frames=2, future_frames=2, size_multiple=2)
-    before = clip_module._step._cache_size()
+    before = steps.step._cache_size()
     for _ in range(2):
         restore(noise(5, 6, 6), model, variables())
         list(restore(iter(noise(3, 6, 6)), model, variables(0.5)))
-    assert clip_module._step._cache_size() == before + 1
+    assert steps.step._cache_size() == before + 1
     restore(noise(2, 6, 8), model, variables())
-    assert clip_module._step._cache_size() == before + 2
+    assert steps.step._cache_size() == before + 2
 
 
 def test_the_carry_gives_its_memory_away():
     model = TinyModel()
     carry = model.start(jnp.zeros((1, 3, 8, 12, 3)))
     frame = jnp.zeros((7, 9, 3), jnp.uint8)
-    clip_module._step(model, jax.tree.map(jnp.asarray, variables()), carry, (frame,) * 3)
+    steps.step(model, jax.tree.map(jnp.asarray, variables()), carry, (frame,) * 3)
     assert carry["memory"].is_deleted()
 
 

@@ -1,0 +1,569 @@
+"""Video files out, through FFmpeg (PyAV): pictures encoded in segments, everything else copied packet by packet.
+
+A segment is some seconds of pictures, encoded by an encoder of its own and kept in a file of its own; at the end their
+packets are put into one video. So whoever keeps the segments can go on after being stopped, and the video is the same,
+byte for byte.
+
+The matrix, range, primaries and transfer of the source are kept, with its tags; so are its time stamps, and 4:2:0,
+4:2:2 or 4:4:4. 4:2:0 halves the resolution of colour: compute metrics on frames, never on lossy files written here.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from absl import logging
+from av.codec.context import Flags
+from av.video.reformatter import Colorspace, VideoReformatter
+
+from jaxdeblur.data.image_io import ACCURATE, StrPath, replacing
+from jaxdeblur.data.video_io import (
+    Cut,
+    TimedFrame,
+    VideoFormat,
+    is_cover,
+    open_input,
+    rescale_u16,
+    white_16_bit,
+)
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+"""What is written; anything FFmpeg knows is read."""
+
+OTHER_VIDEO_SUFFIXES = (".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".vob")
+"""By which, too, a file in a folder is taken for a video."""
+
+SEGMENT_FRAMES = 240
+"""Of small frames; of larger ones as many as have no more pixels, see `segment_frames`."""
+
+_SEGMENT_PIXELS = 60 * 1280 * 720
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """A kind of compression: FFmpeg's encoder, how it is driven and what it takes."""
+
+    encoder: str
+    crf: int
+    """Hard to tell from the source; 0 is the finest."""
+    worst_crf: int
+    options: dict[str, str]
+    bits: tuple[int, ...]
+    chroma: tuple[str, ...]
+    needs_even_sides: bool
+
+
+CODECS = {
+    "h264": Codec("libx264", 16, 51, {}, (8, 10), ("420", "422", "444"), True),
+    "hevc": Codec("libx265", 18, 51, {"x265-params": "log-level=none"}, (8, 10), ("420", "422", "444"), True),
+    "vp9": Codec("libvpx-vp9", 18, 63, {"b": "0", "row-mt": "1"}, (8,), ("420", "422", "444"), False),
+    "av1": Codec("libsvtav1", 18, 63, {"preset": "6"}, (8, 10), ("420",), False),
+}
+"""What --codec chooses from."""
+
+# Of pictures narrower than one of its blocks x265 writes beyond its memory.
+_LEAST_HEVC_SIDE_PX = 64
+
+# What belongs to the source's own container and would be untrue of ours.
+_CONTAINER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How the pictures of one video are written, as `choose_encoding` found it."""
+
+    codec: str
+    encoder: str
+    pixel_format: str
+    options: dict[str, str]
+
+    @property
+    def is_rgb(self) -> bool:
+        """Stored as RGB, not converted to YUV."""
+        return not self.pixel_format.startswith("yuv")
+
+
+def choose_encoding(
+    path: StrPath, format: VideoFormat, *, codec: str | None = None, crf: int | None = None, lossless: bool = False
+) -> Encoding:
+    """What a file of that name and such pictures is best written as.
+
+    Without a codec: VP9 in WebM; HEVC for more than 8 bits, since hardly any phone, television or browser plays H.264
+    of 10 bits; otherwise H.264, which all play. Odd sides take 4:4:4 where the codec's 4:2:0 holds no such side.
+
+    Args:
+        path: of the video; its suffix counts, one of VIDEO_SUFFIXES.
+        format: size, depth and chroma of its pictures.
+        codec: one of CODECS.
+        crf: constant quality, 0 to 51 (H.264, HEVC) or 63 (VP9, AV1); None is the codec's own.
+        lossless: keep every value of RGB: FFV1 in .mkv, H.264 of RGB in .mp4, .m4v and .mov (8 bits).
+
+    Raises:
+        ValueError: unknown suffix or codec, a quality out of range, or what the container or codec cannot hold.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in VIDEO_SUFFIXES:
+        raise ValueError(f"{path}: unknown video suffix {path.suffix!r}; use one of {', '.join(VIDEO_SUFFIXES)}")
+    if lossless:
+        return _choose_lossless(path, format, codec, crf)
+    if codec is None:
+        small = min(format.height, format.width) < _LEAST_HEVC_SIDE_PX
+        codec = "vp9" if suffix == ".webm" else "hevc" if format.bits > 8 and not small else "h264"
+    if codec not in CODECS:
+        raise ValueError(f"codec is {codec!r}; expected one of {', '.join(CODECS)}")
+    if suffix == ".webm" and codec not in ("vp9", "av1"):
+        raise ValueError(f"{path}: a .webm file holds vp9 or av1, not {codec}; name the target .mkv, or choose another")
+    kind = CODECS[codec]
+    crf = kind.crf if crf is None else crf
+    if not 0 <= crf <= kind.worst_crf:
+        raise ValueError(f"crf is {crf}; expected 0 (finest) to {kind.worst_crf} for {codec}")
+    if codec == "hevc" and min(format.height, format.width) < _LEAST_HEVC_SIDE_PX:
+        raise ValueError(
+            f"{path}: hevc holds no pictures of {format.width}x{format.height}; both sides are at least "
+            f"{_LEAST_HEVC_SIDE_PX}: choose --codec=h264"
+        )
+    odd_width, odd_height = format.width % 2 == 1, format.height % 2 == 1
+    chroma = format.chroma
+    if kind.needs_even_sides and ((odd_width and chroma != "444") or (odd_height and chroma == "420")):
+        chroma = "444"
+    if chroma not in kind.chroma:
+        chroma = kind.chroma[-1]
+    bits = format.bits if format.bits in kind.bits else 8
+    if bits < format.bits:
+        logging.warning("%s: %s holds 8 bits here, the video has more; --codec=hevc or av1 keeps 10", path, codec)
+    pixel_format = f"yuv{chroma}p" + ("10le" if bits == 10 else "")
+    return Encoding(codec, kind.encoder, pixel_format, {**kind.options, "crf": str(crf)})
+
+
+def _choose_lossless(path: Path, format: VideoFormat, codec: str | None, crf: int | None) -> Encoding:
+    if codec is not None or crf is not None:
+        raise ValueError("lossless leaves nothing to choose; leave out codec and crf")
+    suffix = path.suffix.lower()
+    if suffix == ".mkv":
+        return Encoding("ffv1", "ffv1", "bgr0" if format.bits == 8 else "gbrp16le", {"level": "3", "slicecrc": "1"})
+    if suffix != ".webm" and format.bits == 8:
+        return Encoding("h264", "libx264rgb", "rgb24", {"crf": "0"})
+    raise ValueError(f"{path}: a {suffix} file holds no lossless video of {format.bits} bits; name the target .mkv")
+
+
+def segment_frames(format: VideoFormat) -> int:
+    """How many frames a segment has: about a minute's work, and little memory in the encoder, whatever the size."""
+    return max(8, min(SEGMENT_FRAMES, _SEGMENT_PIXELS // (format.height * format.width)))
+
+
+@contextlib.contextmanager
+def write_video(
+    path: StrPath,
+    format: VideoFormat,
+    *,
+    codec: str | None = None,
+    crf: int | None = None,
+    lossless: bool = False,
+    streams_from: StrPath | None = None,
+) -> Iterator["VideoWriter"]:
+    """Opens a video to be written frame by frame.
+
+    Everything goes to temporary names in the target's folder; the target is replaced when the block ends well, and as
+    it was when the block ends in any exception, Ctrl-C included.
+
+    Args:
+        path: the target; its suffix names the container, see VIDEO_SUFFIXES.
+        format: size, time base, colour and depth of the frames to come.
+        codec, crf, lossless: see `choose_encoding`.
+        streams_from: see VideoWriter.
+
+    Raises:
+        ValueError: see `choose_encoding` and VideoWriter; or a frame that does not fit `format`, or no frame at all.
+        OSError: the target cannot be written; also when the disk is full.
+    """
+    path = Path(path)
+    encoding = choose_encoding(path, format, codec=codec, crf=crf, lossless=lossless)
+    refuse_unwritable(path)
+    if streams_from is not None:
+        refuse_same_file(streams_from, path)
+    with replacing(path) as partial:
+        partial.touch()  # an unwritable folder shows before any work is done
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        try:
+            writer = VideoWriter(path, folder, format, encoding, streams_from=streams_from)
+            yield writer
+            writer.assemble(partial)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class VideoWriter:
+    """Encodes frames into segments, each a file of a folder, and makes one video of them.
+
+    Args:
+        target: the video's name, for messages and its suffix.
+        folder: where the segments are.
+        format: of the frames.
+        encoding: see `choose_encoding`.
+        streams_from: a file whose sound, subtitles, data, further pictures, attachments and chapters are copied, None
+            for a silent video. Memory holds a few seconds of them at most. Data and attachments that the container
+            cannot hold are left out, with a warning.
+        cut: the part of that file that is wanted.
+        segments_done: whole segments that the folder has from before; what comes is the frames after them.
+        frames_a_segment: None is `segment_frames(format)`.
+        stem: what the names of the segments begin with.
+
+    Raises:
+        ValueError: a sound or subtitle codec that the container cannot hold.
+        OSError: `folder` or `streams_from` cannot be opened.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        folder: Path,
+        format: VideoFormat,
+        encoding: Encoding,
+        *,
+        streams_from: StrPath | None = None,
+        cut: Cut | None = None,
+        segments_done: int = 0,
+        frames_a_segment: int | None = None,
+        stem: str = "restored",
+    ) -> None:
+        self._target = target
+        self._folder = folder
+        self._stem = stem
+        self._format = format
+        self._encoding = encoding
+        self._streams_from = streams_from
+        self._cut = cut
+        self._segments_done = segments_done
+        self._segment_frames = frames_a_segment or segment_frames(format)
+        self._reformatter = VideoReformatter()
+        self._encoder: Any = None
+        self._packets: list[Any] = []
+        self._durations: dict[int, int] = {}
+        self._last_pts: int | None = None
+        if segments_done:
+            self._last_pts = max(_read_segment(self._segment_path(segments_done - 1)).pts)
+        self._try_container()
+
+    def write(self, frame: TimedFrame) -> None:
+        """Encodes one frame; time stamps must rise."""
+        expected = np.dtype(np.uint8 if self._format.bits == 8 else np.uint16)
+        shape = (self._format.height, self._format.width, 3)
+        number = len(self._durations)
+        if frame.rgb.shape != shape or frame.rgb.dtype != expected:
+            raise ValueError(
+                f"{self._target}: frame {number} is {frame.rgb.dtype} {frame.rgb.shape}; expected {expected} {shape}"
+            )
+        if self._last_pts is not None and frame.pts <= self._last_pts:
+            raise ValueError(
+                f"{self._target}: frame {number} has time stamp {frame.pts} after {self._last_pts}; "
+                "time stamps must rise"
+            )
+        if len(self._durations) == self._segment_frames:
+            self.end_segment()
+        if self._encoder is None:
+            self._encoder = self._open_encoder()
+        self._last_pts = frame.pts
+        self._durations[frame.pts] = frame.duration
+        self._packets += self._encoder.encode(self._picture(frame))
+
+    def end_segment(self) -> None:
+        """Completes the file of the frames since the last segment."""
+        if not self._durations:
+            return
+        self._packets += self._encoder.encode(None)
+        segment = _Segment(
+            pts=np.array([packet.pts for packet in self._packets], np.int64),
+            duration=np.array([self._durations[packet.pts] for packet in self._packets], np.int64),
+            size=np.array([packet.size for packet in self._packets], np.int64),
+            is_key=np.array([packet.is_keyframe for packet in self._packets]),
+            data=np.frombuffer(b"".join(map(bytes, self._packets)), np.uint8),
+        )
+        with replacing(self._segment_path(self._segments_done)) as partial, open(partial, "wb") as file:
+            np.savez(file, **dataclasses.asdict(segment))
+            file.flush()
+            os.fsync(file.fileno())
+        self._segments_done += 1
+        self._encoder, self._packets, self._durations = None, [], {}
+
+    def assemble(self, path: Path) -> None:
+        """Writes the video of all segments, with what is copied, to a path of the target's suffix."""
+        self.end_segment()
+        if self._segments_done == 0:
+            raise ValueError(f"{self._target}: no frames were written")
+        pts = [_read_segment(self._segment_path(number)).pts for number in range(self._segments_done)]
+        decode_time = _decode_times(np.concatenate(pts))
+        copy: _StreamCopy | None = None
+        container, stream = self._open_container(path)
+        try:
+            if self._streams_from is not None:
+                copy = _StreamCopy(self._streams_from, container, self._target, self._cut)
+            number, first_pts = 0, int(np.min(pts[0]))
+            for segment_number in range(self._segments_done):
+                segment = _read_segment(self._segment_path(segment_number))
+                is_last = segment_number == self._segments_done - 1
+                end_pts = int(np.max(segment.pts + segment.duration)) if is_last else 0
+                for index, data in enumerate(segment.packets()):
+                    packet = av.Packet(data)
+                    packet.pts, packet.dts = int(segment.pts[index]), decode_time[number]
+                    packet.duration, packet.is_keyframe = int(segment.duration[index]), bool(segment.is_key[index])
+                    packet.stream, packet.time_base = stream, self._format.time_base
+                    if is_last and index == len(segment.pts) - 1:
+                        # MP4 adds up decoding times: the last packet written, which need not be the last one shown,
+                        # carries what is missing to the end of the last frame.
+                        shown, decoded = end_pts - first_pts, decode_time[number] - decode_time[0]
+                        packet.duration = max(packet.duration, shown - decoded)
+                    if copy is not None:
+                        copy.copy_until(float(packet.dts * packet.time_base))
+                    container.mux(packet)
+                    number += 1
+            if copy is not None:
+                copy.copy_until(math.inf)
+            container.close()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                container.close()  # after an error there is nothing left to save
+            if copy is not None:
+                copy.close()
+
+    def _segment_path(self, number: int) -> Path:
+        return self._folder / f"{self._stem}_{number:06d}.npz"
+
+    def _try_container(self) -> None:
+        """Raises what would be raised in the end."""
+        probe = self._folder / f"try{self._target.suffix}"
+        container, _ = self._open_container(probe)
+        try:
+            if self._streams_from is not None:
+                _StreamCopy(self._streams_from, container, self._target, self._cut, quietly=True).close()
+        finally:
+            container.close()
+            probe.unlink(missing_ok=True)
+
+    def _open_encoder(self) -> Any:
+        encoder: Any = av.CodecContext.create(self._encoding.encoder, "w")
+        self._set_up(encoder)
+        encoder.framerate = self._rate
+        encoder.flags |= Flags.global_header
+        return encoder
+
+    def _open_container(self, path: Path) -> tuple[Any, Any]:
+        """The file and its stream of pictures, whose encoder makes the header and nothing else."""
+        # Without what differs from run to run: a program's name, random numbers of streams.
+        # Sound often begins a little before the pictures, and before time 0; no reason to move everything.
+        options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
+        if self._target.suffix.lower() not in (".mkv", ".webm"):
+            options["movflags"] = "+faststart"
+        container: Any = av.open(os.fspath(path), "w", container_options=options)
+        try:
+            stream = container.add_stream(self._encoding.encoder, rate=self._rate)
+            self._set_up(stream.codec_context)
+            if self._encoding.codec == "hevc" and "movflags" in options:
+                stream.codec_context.codec_tag = "hvc1"  # what Apple's players want
+            stream.metadata.update(self._format.metadata)
+        except BaseException:
+            container.close()
+            raise
+        return container, stream
+
+    @property
+    def _rate(self) -> Fraction:
+        return self._format.average_rate.limit_denominator(1_000_000)
+
+    def _set_up(self, encoder: Any) -> None:
+        form = self._format
+        if self._encoding.codec == "av1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only
+        encoder.width, encoder.height = form.width, form.height
+        encoder.pix_fmt = self._encoding.pixel_format
+        encoder.time_base = form.time_base
+        if not self._encoding.is_rgb:
+            encoder.colorspace = form.colorspace
+            encoder.color_range = form.color_range
+        encoder.color_primaries = form.primaries
+        encoder.color_trc = form.transfer
+        if form.pixel_aspect:
+            encoder.sample_aspect_ratio = form.pixel_aspect
+        encoder.options = dict(self._encoding.options)
+
+    def _picture(self, frame: TimedFrame) -> av.VideoFrame:
+        form, deep = self._format, self._format.bits > 8
+        rgb = np.ascontiguousarray(frame.rgb)
+        if deep and not self._encoding.is_rgb:
+            # FFmpeg narrows samples from 16 bits by shifting, so that its white lies a little below 65535.
+            rgb = rescale_u16(rgb, 65535, white_16_bit(form.bits, form.is_full_range))
+        picture = av.VideoFrame.from_ndarray(rgb, format="rgb48le" if deep else "rgb24")
+        if self._encoding.is_rgb:
+            converted = self._reformatter.reformat(picture, format=self._encoding.pixel_format)
+        else:
+            converted = self._reformatter.reformat(
+                picture,
+                format=self._encoding.pixel_format,
+                src_color_range="JPEG",
+                dst_colorspace=Colorspace[form.matrix_name],
+                dst_color_range="JPEG" if form.is_full_range else "MPEG",
+                interpolation=ACCURATE,
+            )
+            converted.color_range = form.color_range
+            converted.colorspace = form.colorspace
+        converted.color_primaries = form.primaries
+        converted.color_trc = form.transfer
+        converted.pts = frame.pts
+        converted.time_base = form.time_base
+        return converted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Segment:
+    """Packets in the order of decoding; all but the bytes in units of the format's time base."""
+
+    pts: np.ndarray
+    duration: np.ndarray
+    size: np.ndarray
+    is_key: np.ndarray
+    data: np.ndarray
+
+    def packets(self) -> Iterator[bytes]:
+        ends = np.cumsum(self.size)
+        for begin, end in zip(ends - self.size, ends, strict=True):
+            yield self.data[begin:end].tobytes()
+
+
+def _read_segment(path: Path) -> _Segment:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return _Segment(**{field.name: arrays[field.name] for field in dataclasses.fields(_Segment)})
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged or missing; begin anew with --restart") from error
+
+
+def _decode_times(pts: np.ndarray) -> list[int]:
+    """When each packet is decoded, given when it is shown: as late as the reordering of frames allows.
+
+    In the order of presentation a packet may stand some places before where it is decoded; with that many places of
+    delay every packet is decoded before it is shown, and times rise.
+    """
+    shown = np.sort(pts)
+    delay = int(np.max(np.arange(len(pts)) - np.searchsorted(shown, pts)))
+    if delay == 0:
+        return pts.tolist()
+    early = shown[:delay] - (shown[delay] - shown[0])
+    return np.concatenate([early, shown[:-delay]]).tolist()
+
+
+class _StreamCopy:
+    """Copies what is not the pictures, packet by packet in step with the video's time, from a second opening of the
+    file: sound, subtitles, data such as a camera's measurements, further pictures, attached files, chapters."""
+
+    def __init__(
+        self, source: StrPath, container: Any, target: Path, cut: Cut | None = None, *, quietly: bool = False
+    ) -> None:
+        self._input = open_input(os.fspath(source))
+        self._container = container
+        self._cut = cut or Cut()
+        self._next: Any = None
+        self._stream_of: dict[int, Any] = {}
+        pictures = [stream for stream in self._input.streams.video if not is_cover(stream)][:1]
+        try:
+            for stream in self._input.streams:
+                if stream not in pictures:
+                    self._add(stream, source, target, quietly)
+            if chapters := [self._cut.chapter(chapter) for chapter in self._input.chapters()]:
+                container.set_chapters([chapter for chapter in chapters if chapter is not None])
+        except BaseException:
+            self._input.close()
+            raise
+        container.metadata.update(
+            {key: value for key, value in self._input.metadata.items() if key not in _CONTAINER_METADATA}
+        )
+        streams = [self._input.streams[index] for index in self._stream_of]
+        if self._cut.start_s and streams:
+            self._input.seek(math.floor(self._cut.start_s * av.time_base), backward=True)
+        self._packets: Iterator[Any] = self._input.demux(streams) if streams else iter(())
+
+    def _add(self, stream: Any, source: StrPath, target: Path, quietly: bool) -> None:
+        form, is_attachment, is_data = self._container.format.name, stream.type == "attachment", stream.type == "data"
+        must_be_held = stream.type in ("audio", "subtitle")
+        held = not (is_attachment and "matroska" not in form) and not (is_data and not _holds_data(form, stream.name))
+        name = stream.name if is_attachment or is_data else stream.codec_context.name
+        what = f"the {stream.type} stream {stream.index} of {os.fspath(source)} ({name})"
+        if held and is_attachment:
+            self._container.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
+            return
+        if held:
+            try:
+                copied = self._container.add_stream_from_template(stream)
+                copied.metadata.update(stream.metadata)
+                copied.disposition = stream.disposition
+                self._stream_of[stream.index] = copied
+                return
+            except (ValueError, av.FFmpegError) as error:
+                if must_be_held:
+                    raise ValueError(
+                        f"{target}: a {target.suffix} file cannot hold {what}; name the target .mkv"
+                    ) from error
+        if not quietly:
+            # Most of a phone's videos have such streams, and hardly any container but their own takes them.
+            logging.warning("%s: a %s file cannot hold %s, which is left out", target, target.suffix, what)
+
+    def copy_until(self, time_s: float) -> None:
+        while True:
+            if self._next is None:
+                self._next = self._next_wanted()
+            if self._next is None or float(self._next.dts * self._next.time_base) > time_s:
+                return
+            self._next.stream = self._stream_of[self._next.stream.index]
+            self._container.mux(self._next)
+            self._next = None
+
+    def _next_wanted(self) -> Any:
+        for packet in self._packets:
+            # The last, empty packets only flush decoders.
+            if packet.dts is not None and self._cut.move(packet):
+                return packet
+        return None
+
+    def close(self) -> None:
+        self._input.close()
+
+
+def _holds_data(form: str, codec: str) -> bool:
+    """Whether a kind of container takes data of a codec; a stream that it does not take spoils the whole file."""
+    with av.open(io.BytesIO(), "w", format=form) as probe:
+        try:
+            probe.add_data_stream(codec)
+        except (ValueError, av.FFmpegError):
+            return False
+    return True
+
+
+def refuse_same_file(source: StrPath, target: StrPath) -> None:
+    """ValueError if both names lead to one file, links followed."""
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise ValueError(f"{os.fspath(target)}: is the input itself; name another target")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """OSError if a video of that name cannot be made."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a video file in it")
+    refuse_unwritable_folder(path)
+
+
+def refuse_unwritable_folder(path: Path) -> None:
+    """OSError if the folder that `path` is to be in is not there or may not be written to."""
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: the folder {parent} may not be written to")

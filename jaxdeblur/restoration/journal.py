@@ -1,0 +1,157 @@
+"""What an interrupted restoration has done so far: a folder beside its target, until the target is there."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.restoration.clip import Halfway
+from jaxdeblur.types import Variables
+from jaxdeblur.version import __version__
+
+_RECORD = "job.json"
+_STATE = "state.npz"
+_LOCK = "lock"
+
+
+class Journal:
+    """A folder `.<target>.jaxdeblur` beside the target, for one run at a time; a context manager.
+
+    At the end the folder is removed; so it is after an error that would only come again (ValueError), or before anything
+    was saved. After anything else, a kill included, it stays, and the same command goes on from `halfway`.
+
+    Args:
+        target: the file or folder that is to be.
+        task: what determines the result, by name, in JSON's types.
+        restart: forget what an earlier run has left.
+        save_every_s: no more often is anything saved; what comes in between is done again.
+
+    Raises:
+        ValueError: an earlier run of another task waits to be gone on with.
+        BlockingIOError: another run is at work on this target.
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(
+        self, target: Path, task: dict[str, Any], *, restart: bool = False, save_every_s: float = 20.0
+    ) -> None:
+        self.folder = target.with_name(f".{target.name}.jaxdeblur")
+        self.halfway: Halfway | None = None
+        self._target = target
+        self._task = {**task, "version": __version__}
+        self._save_every_s = save_every_s
+        self._saved_at = time.monotonic()
+        self._lock: Any = None
+        self._open(restart)
+
+    def _open(self, restart: bool) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self._lock = _locked(self.folder / _LOCK, self._target)
+        try:
+            record = self.folder / _RECORD
+            if restart or not record.exists() or not (self.folder / _STATE).exists():
+                self._clear()
+                with replacing(record) as partial:
+                    partial.write_text(json.dumps(self._task, indent=1))
+            else:
+                self._refuse_another(json.loads(record.read_text()))
+                self.halfway = _read_state(self.folder / _STATE)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _refuse_another(self, earlier: dict[str, Any]) -> None:
+        names = [name for name in {**earlier, **self._task} if earlier.get(name) != self._task.get(name)]
+        if names:
+            changes = ", ".join(f"{name} was {earlier.get(name)}, is {self._task.get(name)}" for name in names)
+            frames = _read_state(self.folder / _STATE).frames_done
+            raise ValueError(
+                f"{self._target}: an interrupted run waits to be gone on with ({frames} frames done), but of another "
+                f"task: {changes}. Repeat that run, or begin anew with --restart"
+            )
+
+    def save(self, halfway: Halfway) -> None:
+        """Notes that everything up to there is in the folder; not every time it is called."""
+        if time.monotonic() - self._saved_at < self._save_every_s:
+            return
+        leaves = {f"carry_{number}": _bytes(np.asarray(leaf)) for number, leaf in enumerate(halfway.carry)}
+        with replacing(self.folder / _STATE) as partial, open(partial, "wb") as file:
+            np.savez(file, frames_done=np.int64(halfway.frames_done), **leaves)
+            file.flush()
+            os.fsync(file.fileno())
+        self.halfway = halfway
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        keep = error is not None and not isinstance(error, ValueError) and self.halfway is not None
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def fingerprint(variables: Variables) -> str:
+    """A few letters that tell one set of weights from another."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def identity_of_file(path: StrPath) -> dict[str, Any]:
+    """What tells that a file is still the one it was."""
+    status = os.stat(path)
+    return {"path": os.path.abspath(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def _bytes(leaf: np.ndarray) -> np.ndarray:
+    # Plain bytes, since NumPy's files know no bfloat16.
+    return np.frombuffer(leaf.tobytes(), np.uint8)
+
+
+def _read_state(path: Path) -> Halfway:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            leaves = [arrays[f"carry_{number}"] for number in range(len(arrays.files) - 1)]
+            return Halfway(int(arrays["frames_done"]), leaves)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged; begin anew with --restart") from error
+
+
+def _locked(path: Path, target: Path) -> Any:
+    """An open file that no other process can have at the same time; a killed process lets go of it."""
+    file = open(path, "w")  # noqa: SIM115
+    try:
+        import fcntl
+    except ImportError:  # Windows lets no other process remove the folder's files while they are open
+        return file
+    with contextlib.ExitStack() as stack:
+        stack.callback(file.close)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BlockingIOError(
+                f"{target}: another run is writing it; wait for it, or name another target"
+            ) from error
+        stack.pop_all()
+    return file
