@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     work = _Work()
+    with contextlib.suppress(ValueError):  # only a program's main thread hears signals
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         arguments.run(arguments, work)
     except (ValueError, OSError, ImportError) as error:
-        print(f"jaxdeblur: error: {_one_line(error)}", file=sys.stderr)
+        _print_error(error)
         return 1 if work.has_begun else 2
     except KeyboardInterrupt:
         print("jaxdeblur: interrupted", file=sys.stderr)
         return _INTERRUPTED
     return 0
+
+
+def _interrupt(*_: Any) -> None:
+    """Ends the program as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 class _Work:
@@ -244,20 +253,57 @@ def _parser() -> argparse.ArgumentParser:
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import load_model
-    from jaxdeblur.restoration.batch import plan_jobs, run_jobs
+    from jaxdeblur.restoration.batch import Job, Outcome, plan_jobs, run_job, run_jobs
 
     jobs = plan_jobs(arguments.sources, arguments.target, arguments.compare, arguments.explain)
+    several = len(jobs) > 1
     if arguments.skip_existing:
         jobs = [job for job in jobs if not job.target.exists()]
-    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_model(arguments.checkpoint, **options)
+    of_all = {"crf": arguments.crf, "restart": arguments.restart}
     of_videos = {
         "cut": _cut(arguments.start, arguments.end),
         "codec": arguments.codec,
         "lossless": arguments.lossless,
     }
-    of_all = {"crf": arguments.crf, "restart": arguments.restart}
-    run_jobs(jobs, model, variables, of_all, of_videos, functools.partial(_progress_bar, work=work))
+    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
+    model, variables = load_model(arguments.checkpoint, **options)
+
+    def run(job: Job) -> int:
+        with _progress_bar(job.source.name, work) as progress:
+            return run_job(job, model, variables, of_all, of_videos, progress)
+
+    def report(outcome: Outcome) -> None:
+        if outcome.error is not None:
+            _print_error(outcome.error)
+            return
+        job = outcome.job
+        print(f"{job.target}: {outcome.frames} frames" + (f"; side by side: {job.compare}" if job.compare else ""))
+        if job.explain:
+            print(f"{job.explain}: a sheet a frame")
+
+    if not several:
+        for job in jobs:
+            report(Outcome(job, run(job), 0.0))
+        return
+    outcomes = run_jobs(jobs, run, report)
+    _print_summary(outcomes)
+    if failed := sum(outcome.error is not None for outcome in outcomes):
+        work.has_begun = True
+        raise ValueError(f"{failed} of {len(outcomes)} files failed, see above")
+
+
+def _print_summary(outcomes: Sequence[Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for heading, justify in (("file", "left"), ("frames", "right"), ("seconds", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for outcome in outcomes:
+        state = "failed" if outcome.error else "done"
+        table.add_row(escape(str(outcome.job.source)), str(outcome.frames), f"{outcome.seconds:.1f}", state)
+    Console(highlight=False).print(table)
 
 
 def _cut(start: str | None, end: str | None) -> Any:
@@ -582,8 +628,10 @@ def _progress_bar(title: str, work: _Work, unit: str = "frames") -> Iterator[Any
         yield progress
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _print_error(error: BaseException) -> None:
+    """In one line, whatever the names of files hold."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"jaxdeblur: error: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

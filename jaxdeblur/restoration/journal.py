@@ -26,8 +26,8 @@ _LOCK = "lock"
 class Journal:
     """A folder `.<target>.jaxdeblur` beside the target, for one run at a time; a context manager.
 
-    At the end the folder is removed; so it is after an error that would only come again (ValueError), or before anything
-    was saved. After anything else, a kill included, it stays, and the same command goes on from `halfway`.
+    At the end the folder is removed; so it is after an error that would only come again (ValueError), or before
+    anything was saved. After anything else, a kill included, it stays, and the same command goes on from `halfway`.
 
     Args:
         target: the file or folder that is to be.

@@ -2,7 +2,6 @@
 
 import itertools
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -36,7 +35,9 @@ def frames_of(path):
 def videos(draw):
     """Arguments of write_video_file, and the suffixes of the video and of what is made of it."""
     chroma, bits = draw(st.sampled_from(["420", "422", "444"])), draw(st.sampled_from([8, 8, 10]))
-    height, width = draw(st.sampled_from([(1, 1), (2, 6), (33, 47), (406, 722), (90, 160)]) | st.tuples(*[st.integers(1, 120)] * 2))
+    height, width = draw(
+        st.sampled_from([(1, 1), (2, 6), (33, 47), (406, 722), (90, 160)]) | st.tuples(*[st.integers(1, 120)] * 2)
+    )
     if chroma != "444":
         width += width % 2
     if chroma == "420":
@@ -87,7 +88,9 @@ def of_kind(**changes):
 @example(of_kind(size=(600, 1000), rotation=90, count=2))
 def test_nothing_is_lost(video):
     with tempfile.TemporaryDirectory() as folder:
-        source, target = (Path(folder) / f"{name}{suffix}" for name, suffix in zip(("in", "out"), video["suffixes"], strict=True))
+        source, target = (
+            Path(folder) / f"{name}{suffix}" for name, suffix in zip(("in", "out"), video["suffixes"], strict=True)
+        )
         deep = video["pix_fmt"].endswith("10le")
         frames = smooth_frames(video["count"], *video["size"], np.uint16 if deep else np.uint8)
         of_file = {name: value for name, value in video.items() if name not in ("size", "count", "suffixes")}

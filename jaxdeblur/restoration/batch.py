@@ -1,0 +1,137 @@
+"""One file or many: which becomes which, one after the other, and how each went."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxdeblur.data.video_writer import VIDEO_SUFFIXES
+from jaxdeblur.restoration.files import deblur_folder, deblur_video
+from jaxdeblur.types import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A video or a folder of frames, and what is to be made of it."""
+
+    source: Path
+    target: Path
+    compare: Path | None = None
+    explain: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a job went; error is None where all is well."""
+
+    job: Job
+    frames: int
+    seconds: float
+    error: Exception | None = None
+
+
+def plan_jobs(sources: Sequence[Path], target: Path, compare: Path | None, explain: Path | None) -> list[Job]:
+    """Names what each source becomes.
+
+    A single source becomes `target`, or, a video and a folder that is there, a file in it. Several become files of
+    their own names in the folder `target`; videos of a kind that is not written become .mkv, which holds every codec.
+
+    Args:
+        sources: videos and folders of images.
+        target: see above.
+        compare: of a single source, the comparison; `Path()` for a name made of the target's; None for none.
+        explain: of a single source, the folder of sheets.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+        ValueError: two sources would become one file, or `explain` or a name to compare with is given for several.
+    """
+    for source in sources:
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+    if len(sources) == 1 and (sources[0].is_dir() or not target.is_dir()):
+        return [Job(sources[0], target, _compare_name(sources[0], target, compare), explain)]
+    if target.exists() and not target.is_dir():
+        raise ValueError(
+            f"{target}: is a file; of several sources, the last name is the folder for what becomes of them"
+        )
+    if explain is not None or compare not in (None, Path()):
+        raise ValueError("--explain, and a name for --compare, go with a single source")
+    jobs = []
+    for source in sources:
+        name = Path(source.name)
+        if not source.is_dir() and name.suffix.lower() not in VIDEO_SUFFIXES:
+            name = name.with_suffix(".mkv")
+        jobs.append(Job(source, target / name, _compare_name(source, target / name, compare)))
+    for job in jobs:
+        same = [other.source for other in jobs if other.target == job.target]
+        if len(same) > 1:
+            raise ValueError(f"{' and '.join(map(str, same))} would both become {job.target}; restore them one by one")
+    return jobs
+
+
+def _compare_name(source: Path, target: Path, compare: Path | None) -> Path | None:
+    if compare != Path():
+        return compare
+    suffix = ".mp4" if source.is_dir() else target.suffix
+    return target.with_name(f"{target.name if source.is_dir() else target.stem}-compare{suffix}")
+
+
+def run_job(
+    job: Job,
+    model: nn.Module,
+    variables: Variables,
+    of_all: dict[str, Any],
+    of_videos: dict[str, Any],
+    progress: Callable[[int, int | None], None] | None = None,
+) -> int:
+    """Restores one source; see deblur_video and deblur_folder, whose arguments the dictionaries hold.
+
+    Returns:
+        The number of frames.
+    Raises:
+        ValueError: also where something is asked of a folder that only videos have.
+    """
+    options = {**of_all, "compare": job.compare, "explain": job.explain, "progress": progress}
+    asked = [name for name, value in of_videos.items() if value]
+    if job.source.is_dir() and asked:
+        raise ValueError(f"{job.source}: is a folder of frames, for which there is no {' and no '.join(asked)}")
+    try:
+        if job.source.is_dir():
+            return deblur_folder(job.source, job.target, model, variables, **options)
+        return deblur_video(job.source, job.target, model, variables, **options, **of_videos)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise OSError(f"{job.source}: memory ran out; allow less, as with --memory=4G") from error
+        raise
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    run: Callable[[Job], int],
+    report: Callable[[Outcome], None],
+) -> list[Outcome]:
+    """Runs them all, whatever becomes of each; folders for the results are made.
+
+    Args:
+        run: restores a source and returns its number of frames.
+        report: called after each.
+    """
+    outcomes = []
+    for job in jobs:
+        began = time.monotonic()
+        try:
+            job.target.parent.mkdir(exist_ok=True)
+            frames, error = run(job), None
+        except (ValueError, OSError) as caught:
+            frames, error = 0, caught
+            with contextlib.suppress(OSError):
+                job.target.parent.rmdir()  # if it was made for this, and nothing came of it
+        outcomes.append(Outcome(job, frames, time.monotonic() - began, error))
+        report(outcomes[-1])
+    return outcomes
