@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16", "float16"),
         help="of the network's arithmetic; half as wide takes less memory (default: as it was trained)",
     )
+    deblur.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="such as 4G: take no more (of the accelerator's, or of the machine's without one), and restore frames in "
+        "tiles where they would (default: what is free)",
+    )
     deblur.add_argument("--start", metavar="TIME", help="leave out what comes before: seconds, or H:MM:SS.s")
     deblur.add_argument("--end", metavar="TIME", help="leave out what comes from there on")
     deblur.add_argument(
@@ -254,12 +260,19 @@ def _parser() -> argparse.ArgumentParser:
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import load_model
     from jaxdeblur.restoration.batch import Job, Outcome, plan_jobs, run_job, run_jobs
+    from jaxdeblur.restoration.memory import parse_bytes
 
     jobs = plan_jobs(arguments.sources, arguments.target, arguments.compare, arguments.explain)
     several = len(jobs) > 1
     if arguments.skip_existing:
         jobs = [job for job in jobs if not job.target.exists()]
-    of_all = {"crf": arguments.crf, "restart": arguments.restart}
+    of_all = {
+        "crf": arguments.crf,
+        "restart": arguments.restart,
+        "memory_bytes": parse_bytes(arguments.memory) if arguments.memory else None,
+        "may_narrow": arguments.precision is None,
+        "say": lambda line: print(line, file=sys.stderr),
+    }
     of_videos = {
         "cut": _cut(arguments.start, arguments.end),
         "codec": arguments.codec,

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import (
     VideoWriter,
     choose_encoding,
+    encoder_bytes,
     refuse_same_file,
     refuse_unwritable,
     refuse_unwritable_folder,
@@ -26,6 +28,8 @@ from jaxdeblur.data.video_writer import (
 from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
+from jaxdeblur.restoration.memory import plan, with_precision
+from jaxdeblur.restoration.steps import Tiling
 from jaxdeblur.types import Variables
 
 Progress = Callable[[int, int | None], None]
@@ -52,8 +56,11 @@ def deblur_video(
     crf: int | None = None,
     lossless: bool = False,
     cut: Cut | None = None,
+    memory_bytes: int | None = None,
+    may_narrow: bool = True,
     restart: bool = False,
     save_every_s: float = 20.0,
+    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Restores a video: every frame, time stamp, sound and subtitle, in constant memory whatever its length.
@@ -70,8 +77,12 @@ def deblur_video(
         explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
         codec, crf, lossless: see `data.video_writer.choose_encoding`.
         cut: the part that is wanted.
+        memory_bytes: what may be taken, None for what is free: large frames are restored in tiles, see
+            `restoration.memory`.
+        may_narrow: and with bfloat16, where that saves much of the work.
         restart: forget what an interrupted run has done.
         save_every_s: at most so much work is lost when killed, and what a segment takes.
+        say: called with a line about how the frames are restored.
         progress: called after every frame.
 
     Returns:
@@ -100,6 +111,7 @@ def deblur_video(
             "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
             **_about_model(model, variables),
             **choose,
+            "memory": memory_bytes,
             "compare": None if compare is None else os.path.abspath(compare),
             "explain": None if explain is None else os.path.abspath(explain),
         }
@@ -121,6 +133,20 @@ def deblur_video(
                 )
                 for name, (path, its_form) in outputs.items()
             }
+            model, tiling = _planned(
+                model,
+                variables,
+                lambda look: [frame.rgb for frame in itertools.islice(VideoReader(source, cut), look)],
+                beside_bytes=sum(
+                    encoder_bytes(its_form, choose_encoding(path, its_form, **choose))
+                    for path, its_form in outputs.values()
+                ),
+                budget_bytes=memory_bytes,
+                may_narrow=may_narrow,
+                whole=explain is not None,
+                journal=journal,
+                say=say,
+            )
             waiting: collections.deque[TimedFrame] = collections.deque()
             first = 0 if halfway is None else halfway.first_frame(model)
             reader.skip(first)
@@ -141,6 +167,7 @@ def deblur_video(
                 blurred(),
                 model,
                 variables,
+                tiling=tiling,
                 explain=_explainer(explain, journal),
                 halfway=halfway,
                 save=save,
@@ -166,8 +193,11 @@ def deblur_folder(
     compare: StrPath | None = None,
     explain: StrPath | None = None,
     crf: int | None = None,
+    memory_bytes: int | None = None,
+    may_narrow: bool = True,
     restart: bool = False,
     save_every_s: float = 20.0,
+    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Restores a folder of frames, taken in order of their names with numbers counted as numbers.
@@ -182,7 +212,7 @@ def deblur_folder(
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a video at 24 frames a second, blurred on the left, restored on the right.
-        explain, restart, save_every_s: as for deblur_video.
+        explain, memory_bytes, may_narrow, restart, save_every_s, say: as for deblur_video.
         crf: quality of that video.
         progress: called after every frame.
 
@@ -218,6 +248,7 @@ def deblur_folder(
         "compare": None if compare is None else os.path.abspath(compare),
         "explain": None if explain is None else os.path.abspath(explain),
         "crf": crf,
+        "memory": memory_bytes,
     }
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
         halfway = journal.halfway
@@ -235,6 +266,19 @@ def deblur_folder(
             )
             for name, (path, its_form) in outputs.items()
         }
+        model, tiling = _planned(
+            model,
+            variables,
+            lambda look: [read_image(path).rgb for path in paths[:look]],
+            beside_bytes=sum(
+                encoder_bytes(its_form, choose_encoding(path, its_form, crf=crf)) for path, its_form in outputs.values()
+            ),
+            budget_bytes=memory_bytes,
+            may_narrow=may_narrow,
+            whole=explain is not None,
+            journal=journal,
+            say=say,
+        )
         frames = journal.folder / "frames"
         frames.mkdir(exist_ok=True)
         waiting: collections.deque[tuple[str, ImageFile]] = collections.deque()
@@ -262,6 +306,7 @@ def deblur_folder(
             blurred(),
             model,
             variables,
+            tiling=tiling,
             explain=_explainer(explain, journal),
             halfway=halfway,
             save=save,
@@ -288,6 +333,42 @@ def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:
 
 def _about_model(model: nn.Module, variables: Variables) -> dict[str, Any]:
     return {"model": repr(model), "weights": fingerprint(variables)}
+
+
+def _planned(
+    model: Any,
+    variables: Variables,
+    first_frames: Callable[[int], list[np.ndarray]],
+    *,
+    beside_bytes: int,
+    budget_bytes: int | None,
+    may_narrow: bool,
+    whole: bool,
+    journal: Journal,
+    say: Callable[[str], None] | None,
+) -> tuple[Any, Tiling | None]:
+    """The network as it is to compute, and its tiles, None for whole frames: as planned when the job began."""
+    if whole:
+        return model, None
+
+    def find() -> dict[str, Any]:
+        look = model.past_frames + 1 + model.future_frames
+        frames = first_frames(look)
+        window = np.stack([*frames, *[frames[-1]] * (look - len(frames))])
+        found = plan(
+            model, variables, window, budget_bytes=budget_bytes, beside_bytes=beside_bytes, may_narrow=may_narrow
+        )
+        return {
+            "tiling": None if found.tiling is None else dataclasses.asdict(found.tiling),
+            "precision": found.precision,
+            "text": str(found),
+        }
+
+    settled = journal.settle("plan", find)
+    if say is not None and (settled["tiling"] is not None or budget_bytes is not None):
+        say(settled["text"])
+    narrow = model if settled["precision"] is None else with_precision(model, settled["precision"])
+    return narrow, None if settled["tiling"] is None else Tiling(**settled["tiling"])
 
 
 def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,6 +52,7 @@ class Journal:
         self._save_every_s = save_every_s
         self._saved_at = time.monotonic()
         self._lock: Any = None
+        self._record: dict[str, Any] = {}
         self._open(restart)
 
     def _open(self, restart: bool) -> None:
@@ -60,10 +62,11 @@ class Journal:
             record = self.folder / _RECORD
             if restart or not record.exists() or not (self.folder / _STATE).exists():
                 self._clear()
-                with replacing(record) as partial:
-                    partial.write_text(json.dumps(self._task, indent=1))
+                self._record = {"task": self._task, "settled": {}}
+                self._write_record()
             else:
-                self._refuse_another(json.loads(record.read_text()))
+                self._record = json.loads(record.read_text())
+                self._refuse_another(self._record["task"])
                 self.halfway = _read_state(self.folder / _STATE)
         except BaseException:
             self._lock.close()
@@ -79,11 +82,29 @@ class Journal:
                 f"task: {changes}. Repeat that run, or begin anew with --restart"
             )
 
+    def settle(self, name: str, find: Callable[[], Any]) -> Any:
+        """Something the result depends on and the task does not name: found once, and then the same for every run.
+
+        Args:
+            find: gives it, in JSON's types.
+        """
+        if name not in self._record["settled"]:
+            self._record["settled"][name] = find()
+            self._write_record()
+        return self._record["settled"][name]
+
+    def _write_record(self) -> None:
+        with replacing(self.folder / _RECORD) as partial:
+            partial.write_text(json.dumps(self._record, indent=1))
+
     def save(self, halfway: Halfway) -> None:
         """Notes that everything up to there is in the folder; not every time it is called."""
         if time.monotonic() - self._saved_at < self._save_every_s:
             return
-        leaves = {f"carry_{number}": _bytes(np.asarray(leaf)) for number, leaf in enumerate(halfway.carry)}
+        # Seen as plain bytes, since NumPy's files know no bfloat16; no copies, since a memory may be large.
+        leaves = {
+            f"carry_{number}": np.asarray(leaf).reshape(-1).view(np.uint8) for number, leaf in enumerate(halfway.carry)
+        }
         with replacing(self.folder / _STATE) as partial, open(partial, "wb") as file:
             np.savez(file, frames_done=np.int64(halfway.frames_done), **leaves)
             file.flush()
@@ -122,11 +143,6 @@ def identity_of_file(path: StrPath) -> dict[str, Any]:
     """What tells that a file is still the one it was."""
     status = os.stat(path)
     return {"path": os.path.abspath(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-
-
-def _bytes(leaf: np.ndarray) -> np.ndarray:
-    # Plain bytes, since NumPy's files know no bfloat16.
-    return np.frombuffer(leaf.tobytes(), np.uint8)
 
 
 def _read_state(path: Path) -> Halfway:

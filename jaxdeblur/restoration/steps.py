@@ -14,7 +14,7 @@ import numpy as np
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
 from jaxdeblur.types import Array, PyTree, Variables
 
-_BLEND_PX = 16
+BLEND_PX = 16
 """On either side of where two tiles meet, one goes over into the other."""
 
 
@@ -90,7 +90,11 @@ class TiledFrames:
             multiple = self._model.size_multiple
             rows = tile_spans(height + -height % multiple, self._tiling.height, self._tiling.halo, multiple)
             columns = tile_spans(width + -width % multiple, self._tiling.width, self._tiling.halo, multiple)
-            self._tiles = [_Tile(_Span(*of_rows), _Span(*of_columns)) for of_rows in rows for of_columns in columns]
+            self._tiles = [
+                _Tile(of_rows, of_columns, (down[:, None] * across)[..., None])
+                for of_rows, down in zip(rows, span_weights(rows), strict=True)
+                for of_columns, across in zip(columns, span_weights(columns), strict=True)
+            ]
         last = self._tiles[-1]
         pad = [(0, last.rows.end - frame.shape[0]), (0, last.columns.end - frame.shape[1]), (0, 0)]
         return np.pad(frame, pad, mode="edge" if self._model.padding == "edge" else "constant")
@@ -105,7 +109,8 @@ class TiledFrames:
         )
         carry = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), whole)
         for tile in self._tiles:
-            carry = self._stored(carry, start(self._model, self._variables, tile.of_window(window)), tile)
+            fresh = start(self._model, self._variables, tile.of_window(window))
+            carry = self._stored(carry, self._inside(fresh, tile), tile)
         return carry
 
     def put_back(self, carry: PyTree, leaves: list[np.ndarray]) -> PyTree:
@@ -122,16 +127,16 @@ class TiledFrames:
             cut = jax.tree.map(lambda leaf, scale, tile=tile: leaf[tile.at(scale)], before, self._scales)
             memory, pixels = step_tile(self._model, self._variables, cut, tile.of_window(window))
             restored[tile.rows.slice(), tile.columns.slice()] += np.asarray(pixels) * tile.weights
-            # Copied, or what of it is kept would hold on to all of it.
-            inside = jax.tree.map(
-                lambda leaf, scale, tile=tile: np.array(leaf[tile.inside(scale)]), memory, self._scales
-            )
-            finished.append((tile, inside))
+            finished.append((tile, self._inside(memory, tile)))
             while finished and not any(finished[0][0].is_seen_by(other) for other in self._tiles[number + 1 :]):
                 done, inside = finished.popleft()
                 carry = self._stored(carry, inside, done)
         height, width = self._size
         return carry, _quantised(restored[:height, :width], window[0].dtype)
+
+    def _inside(self, memory: PyTree, tile: "_Tile") -> PyTree:
+        """What is the tile's own; copied, or a part that is kept would hold on to all of it."""
+        return jax.tree.map(lambda leaf, scale: np.array(leaf[tile.inside(scale)]), memory, self._scales)
 
     def _stored(self, carry: PyTree, inside: PyTree, tile: "_Tile") -> PyTree:
 
@@ -145,7 +150,7 @@ class TiledFrames:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Span:
+class Span:
     """What one tile has of one side of the frame, in pixels: from begin to end, and as its own from first to last."""
 
     begin: int
@@ -156,24 +161,12 @@ class _Span:
     def slice(self, scale: int = 1) -> slice:
         return slice(self.begin // scale, self.end // scale)
 
-    @property
-    def weights(self) -> np.ndarray:
-        """One inside; where the next tile takes over it falls to zero as the other's rises."""
-        centre = np.arange(self.begin, self.end) + 0.5
-        rise = (centre - self.first) / (2 * _BLEND_PX) + 0.5 if self.first > self.begin else np.ones(len(centre))
-        fall = (self.last - centre) / (2 * _BLEND_PX) + 0.5 if self.last < self.end else np.ones(len(centre))
-        return np.clip(np.minimum(rise, fall), 0, 1).astype(np.float32)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    rows: _Span
-    columns: _Span
-
-    @property
-    def weights(self) -> np.ndarray:
-        """(height, width, 1)."""
-        return (self.rows.weights[:, None] * self.columns.weights)[..., None]
+    rows: Span
+    columns: Span
+    weights: np.ndarray  # (height, width, 1)
 
     def of_window(self, window: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         return tuple(frame[self.rows.slice(), self.columns.slice()] for frame in window)
@@ -212,7 +205,7 @@ class _Tile:
         )
 
 
-def tile_spans(size: int, tile: int, halo: int, multiple: int) -> list[tuple[int, int, int, int]]:
+def tile_spans(size: int, tile: int, halo: int, multiple: int) -> list[Span]:
     """How tiles are laid along one side of a frame, as few as will do, evenly.
 
     Args:
@@ -220,16 +213,14 @@ def tile_spans(size: int, tile: int, halo: int, multiple: int) -> list[tuple[int
         tile: of a tile, a multiple.
         halo: see Tiling.
         multiple: of which all ends are multiples.
-    Returns:
-        (begin, end, first, last) of each: the tile, and what of it is its own.
     Raises:
         ValueError: the halos leave a tile too little of its own.
     """
     if tile >= size:
-        return [(0, size, 0, size)]
-    margin = halo + _BLEND_PX + -(halo + _BLEND_PX) % multiple
+        return [Span(0, size, 0, size)]
+    margin = halo + BLEND_PX + -(halo + BLEND_PX) % multiple
     stride = (tile - 2 * margin) // multiple * multiple
-    if stride < max(4 * _BLEND_PX, multiple):
+    if stride < 2 * BLEND_PX:
         raise ValueError(
             f"tiles of {tile} pixels with a halo of {halo} have too little of their own; choose larger tiles or a "
             "smaller halo"
@@ -240,7 +231,23 @@ def tile_spans(size: int, tile: int, halo: int, multiple: int) -> list[tuple[int
     meets = [
         begin + (before + tile - begin) // 2 // multiple * multiple for before, begin in itertools.pairwise(begins)
     ]
-    return list(zip(begins, [begin + tile for begin in begins], [0, *meets], [*meets, size], strict=True))
+    ends = [begin + tile for begin in begins]
+    return [Span(*span) for span in zip(begins, ends, [0, *meets], [*meets, size], strict=True)]
+
+
+def span_weights(spans: list[Span]) -> list[np.ndarray]:
+    """How much each tile counts along a side, in sum one everywhere: where two meet one rises as the other falls."""
+    weights = []
+    total = np.zeros(spans[-1].end)
+    for span in spans:
+        centre = np.arange(span.begin, span.end) + 0.5
+        rise = (centre - span.first) / (2 * BLEND_PX) + 0.5 if span.begin else 1.0
+        fall = (span.last - centre) / (2 * BLEND_PX) + 0.5 if span.end < spans[-1].end else 1.0
+        weights.append(np.clip(np.minimum(rise, fall) * np.ones_like(centre), 0, 1))
+        total[span.begin : span.end] += weights[-1]
+    return [
+        (weight / total[span.begin : span.end]).astype(np.float32) for span, weight in zip(spans, weights, strict=True)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("carry",))
@@ -293,7 +300,7 @@ def _put_back(carry: PyTree, leaves: list[np.ndarray], put: Callable[[np.ndarray
     return jax.tree.unflatten(
         structure,
         [
-            put(np.frombuffer(leaf.tobytes(), like.dtype).reshape(like.shape))
+            put(np.asarray(leaf).reshape(-1).view(np.uint8).view(like.dtype).reshape(like.shape))
             for leaf, like in zip(leaves, fresh, strict=True)
         ],
     )
