@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -64,11 +65,14 @@ class Codec:
 
 
 # Always as many threads: with another number of them, encoders give other bytes, and need other memory.
-_X265 = {"x265-params": "log-level=none:pools=4:frame-threads=2"}
+# And without what reads memory that it has not written, of small pictures in a process that does other things as well:
+# x264's macroblock tree and x265's weighted prediction gave other bytes in every third run.
+_X264 = {"threads": "4", "mbtree": "0"}
+_X265 = {"x265-params": "log-level=none:pools=4:frame-threads=2:weightp=0"}
 _SVT_AV1 = {"preset": "6", "svtav1-params": "lp=4"}
 
 CODECS = {
-    "h264": Codec("libx264", 16, 51, {"threads": "4"}, (8, 10), ("420", "422", "444"), True),
+    "h264": Codec("libx264", 16, 51, _X264, (8, 10), ("420", "422", "444"), True),
     "hevc": Codec("libx265", 18, 51, _X265, (8, 10), ("420", "422", "444"), True),
     "vp9": Codec("libvpx-vp9", 18, 63, {"threads": "4", "b": "0", "row-mt": "1"}, (8,), ("420", "422", "444"), False),
     "av1": Codec("libsvtav1", 18, 63, _SVT_AV1, (8, 10), ("420",), False),
@@ -157,7 +161,7 @@ def _choose_lossless(path: Path, format: VideoFormat, codec: str | None, crf: in
     if suffix == ".mkv":
         return Encoding("ffv1", "ffv1", "bgr0" if format.bits == 8 else "gbrp16le", {"threads": "4", "level": "3"})
     if suffix != ".webm" and format.bits == 8:
-        return Encoding("h264", "libx264rgb", "rgb24", {"threads": "4", "crf": "0"})
+        return Encoding("h264", "libx264rgb", "rgb24", {**_X264, "crf": "0"})
     raise ValueError(f"{path}: a {suffix} file holds no lossless video of {format.bits} bits; name the target .mkv")
 
 
@@ -380,6 +384,7 @@ class VideoWriter:
         options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
         if self._target.suffix.lower() not in (".mkv", ".webm"):
             options["movflags"] = "+faststart"
+            options["movie_timescale"] = "90000"  # by default where streams begin is rounded to milliseconds
         container: Any = av.open(os.fspath(path), "w", container_options=options)
         try:
             stream = container.add_stream(self._encoding.encoder, rate=self._rate)
@@ -457,9 +462,9 @@ class _Segment:
 
 def _read_segment(path: Path) -> _Segment:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _Segment(**{field.name: arrays[field.name] for field in dataclasses.fields(_Segment)})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged or missing; begin anew with --restart") from error
 
 
@@ -545,7 +550,9 @@ class _StreamCopy:
     def _next_wanted(self) -> Any:
         for packet in self._packets:
             # The last, empty packets only flush decoders.
-            if packet.dts is not None and self._cut.move(packet):
+            if packet.size and self._cut.move(packet):
+                if packet.dts is None:  # a cover has no time
+                    packet.pts = packet.dts = 0
                 return packet
         return None
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -147,10 +148,10 @@ def identity_of_file(path: StrPath) -> dict[str, Any]:
 
 def _read_state(path: Path) -> Halfway:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             leaves = [arrays[f"carry_{number}"] for number in range(len(arrays.files) - 1)]
             return Halfway(int(arrays["frames_done"]), leaves)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged; begin anew with --restart") from error
 
 

@@ -1,0 +1,229 @@
+"""Runs that are stopped, at any moment, end with the bytes of one that was not."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_video import smooth_frames, write_video_file
+
+from jaxdeblur.data import video_writer
+from jaxdeblur.data.image_io import ImageFile, write_image
+from jaxdeblur.data.video_io import Cut
+from jaxdeblur.restoration.clip import Halfway
+from jaxdeblur.restoration.files import deblur_folder, deblur_video
+from jaxdeblur.restoration.journal import Journal
+
+
+class Outputs(NamedTuple):
+    restored: jax.Array
+
+
+class Echo(nn.Module):
+    """Mixes every frame with all before it, and with its neighbours, so that nothing may be lost on the way."""
+
+    past_frames: int = 2
+    future_frames: int = 1
+    size_multiple: int = 4
+    beyond_ends: str = "alternate"
+    padding: str = "edge"
+
+    def start(self, window):
+        return {"echo": window[:, 2], "half": jnp.zeros_like(window[:, 0], jnp.bfloat16)}
+
+    def explain(self, carry, window):
+        return {"echo": carry["echo"]}
+
+    def step(self, carry, window):
+        half = carry["half"].astype(jnp.float32)
+        echo = 0.7 * carry["echo"] + 0.2 * window[:, 2] + 0.1 * half
+        restored = 0.5 * echo + 0.2 * window[:, 0] + 0.3 * window[:, 3]
+        return {"echo": echo, "half": window[:, 1].astype(jnp.bfloat16)}, Outputs(restored)
+
+
+@pytest.fixture
+def short_segments(monkeypatch):
+    monkeypatch.setattr(video_writer, "SEGMENT_FRAMES", 8)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stopping_at(count):
+    def progress(done, total):
+        if done == count:
+            raise StoppedError
+
+    return progress
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_video_goes_on_where_it_was(tmp_path, short_segments, suffix):
+    source = tmp_path / "in.mp4"
+    write_video_file(source, smooth_frames(43), pts=[3 * t * t for t in range(43)], audio_s=1)
+    ways = []
+    for name, stops in (("undisturbed", []), ("stopped", [4, 8, 9, 17, 18, 30, 43])):
+        folder = tmp_path / name
+        folder.mkdir()
+
+        def run(progress=None, folder=folder):
+            deblur_video(
+                source,
+                folder / f"out{suffix}",
+                Echo(),
+                {},
+                compare=folder / "both.mp4",
+                explain=folder / "sheets",
+                save_every_s=0.0,
+                progress=progress,
+            )
+
+        for stop in stops:
+            with pytest.raises(StoppedError):
+                run(stopping_at(stop))
+            assert os.listdir(folder) == ([f".out{suffix}.jaxdeblur"] if stop > 8 else [])
+        began = []
+        run(lambda done, total, began=began: began.append(done))
+        assert began[0] == (41 if stops else 1)
+        ways.append(contents(folder))
+        assert sorted(os.listdir(folder)) == sorted(["both.mp4", f"out{suffix}", "sheets"])
+    assert ways[0] == ways[1]
+    assert len(ways[0]) == 45
+
+
+def test_a_folder_goes_on_where_it_was(tmp_path, short_segments):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number, frame in enumerate(smooth_frames(21)):
+        write_image(source / f"{number}.png", ImageFile(frame))
+    ways = []
+    for name, stops in (("undisturbed", []), ("stopped", [3, 12, 17])):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"compare": folder / "both.mp4", "save_every_s": 0.0}
+        for stop in stops:
+            with pytest.raises(StoppedError):
+                deblur_folder(source, folder / "out", Echo(), {}, **options, progress=stopping_at(stop))
+        assert deblur_folder(source, folder / "out", Echo(), {}, **options) == 21
+        ways.append(contents(folder))
+    assert ways[0] == ways[1]
+    assert len(ways[0]) == 22
+
+
+def test_another_task_does_not_take_over_what_was_done(tmp_path, short_segments):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_video_file(source, smooth_frames(20))
+
+    def run(**options):
+        return deblur_video(source, target, Echo(), {}, save_every_s=0.0, **options)
+
+    with pytest.raises(StoppedError):
+        run(progress=stopping_at(12))
+    with pytest.raises(
+        ValueError, match=r"out\.mp4: an interrupted run waits .*\(8 frames done\).*crf was None, is 30.*--restart"
+    ):
+        run(crf=30)
+    with pytest.raises(ValueError, match="part was"):
+        run(cut=Cut(end_s=Fraction(1)))
+    assert (tmp_path / ".out.mp4.jaxdeblur").exists()
+    assert run(crf=30, restart=True) == 20
+    assert sorted(os.listdir(tmp_path)) == ["in.mp4", "out.mp4"]
+
+
+def test_two_runs_of_one_target_do_not_meet(tmp_path):
+    with (
+        Journal(tmp_path / "out.mp4", {}),
+        pytest.raises(BlockingIOError, match=r"out\.mp4: another run is writing it"),
+    ):
+        Journal(tmp_path / "out.mp4", {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("damaged", ["state.npz", "restored_000000.npz"])
+def test_damaged_notes_say_so(tmp_path, short_segments, damaged):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_video_file(source, smooth_frames(20))
+    with pytest.raises(StoppedError):
+        deblur_video(source, target, Echo(), {}, save_every_s=0.0, progress=stopping_at(12))
+    notes = tmp_path / ".out.mp4.jaxdeblur" / damaged
+    notes.write_bytes(notes.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{damaged}: damaged.*begin anew with --restart"):
+        deblur_video(source, target, Echo(), {}, save_every_s=0.0)
+
+
+def test_what_was_settled_stays(tmp_path):
+    with contextlib.suppress(StoppedError), Journal(tmp_path / "out", {"a": 1}, save_every_s=0.0) as journal:
+        assert journal.settle("plan", lambda: {"tile": 3}) == {"tile": 3}
+        journal.save(Halfway(1, [np.zeros(3, np.float32)]))
+        raise StoppedError
+    with Journal(tmp_path / "out", {"a": 1}) as journal:
+        assert journal.settle("plan", lambda: {"tile": 4}) == {"tile": 3}
+        assert json.loads((journal.folder / "job.json").read_text())["task"]["a"] == 1
+
+
+_KILLED = """
+import sys, time
+from test_journal import Echo
+from jaxdeblur.data import video_writer
+from jaxdeblur.restoration import files
+video_writer.SEGMENT_FRAMES = 8
+stream = files.restore_stream
+def slowly(*arguments, **options):
+    for frame in stream(*arguments, **options):
+        time.sleep(0.02)
+        yield frame
+if sys.argv[3] == "slowly":
+    files.restore_stream = slowly
+files.deblur_video(sys.argv[1], sys.argv[2], Echo(), {}, compare=sys.argv[2][:-4] + "_both.mp4", save_every_s=0.0)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(tmp_path):
+    source = tmp_path / "in.mp4"
+    write_video_file(source, np.random.default_rng(0).integers(0, 256, (150, 48, 64, 3), np.uint8), audio_s=5)
+    here = os.path.dirname(__file__)
+    paths = [here, os.path.dirname(here), os.path.dirname(os.path.dirname(here))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def begin(target, pace):
+        return subprocess.Popen([sys.executable, "-c", _KILLED, str(source), str(target), pace], env=environment)
+
+    assert begin(tmp_path / "whole.mp4", "fast").wait() == 0
+    moments = random.Random(0)
+    kills = finished = 0
+    target = tmp_path / "out.mp4"
+    while kills < 20:
+        target.unlink(missing_ok=True)
+        process = begin(target, "slowly")
+        while not (tmp_path / ".out.mp4.jaxdeblur" / "job.json").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 5))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        finished += process.wait() == 0
+        if process.returncode == 0:
+            assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert begin(target, "fast").wait() == 0
+    for name in ("{}.mp4", "{}_both.mp4"):
+        assert (tmp_path / name.format("out")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["in.mp4", "out.mp4", "out_both.mp4", "whole.mp4", "whole_both.mp4"]
