@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -17,6 +17,7 @@ from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, write_image
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import (
+    Encoding,
     VideoWriter,
     choose_encoding,
     encoder_bytes,
@@ -99,13 +100,10 @@ def deblur_video(
         form = reader.format
         _refuse_overlap(source, target, compare)
         _refuse_inside(explain, source, target)
-        choose = {"codec": codec, "crf": crf, "lossless": lossless}
-        outputs = {"restored": (target, form)}
+        choose: dict[str, Any] = {"codec": codec, "crf": crf, "lossless": lossless}
+        outputs = {"restored": _output(target, form, **choose)}
         if compare is not None:
-            outputs["compare"] = (Path(compare), form.of_size(form.height, 2 * form.width + _DIVIDER_PX))
-        for path, its_form in outputs.values():
-            refuse_unwritable(path)
-            choose_encoding(path, its_form, **choose)
+            outputs["compare"] = _output(Path(compare), _beside(form), **choose)
         task = {
             "source": identity_of_file(source),
             "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
@@ -120,27 +118,16 @@ def deblur_video(
             done = 0 if halfway is None else halfway.frames_done
             save_every = segment_frames(form)
             writers = {
-                name: VideoWriter(
-                    path,
-                    journal.folder,
-                    its_form,
-                    choose_encoding(path, its_form, **choose),
-                    streams_from=source if name == "restored" else None,
-                    cut=reader.cut,
-                    segments_done=done // save_every,
-                    frames_a_segment=save_every,
-                    stem=name,
+                name: _writer(
+                    name, output, journal, done, save_every, source if name == "restored" else None, reader.cut
                 )
-                for name, (path, its_form) in outputs.items()
+                for name, output in outputs.items()
             }
             model, tiling = _planned(
                 model,
                 variables,
                 lambda look: [frame.rgb for frame in itertools.islice(VideoReader(source, cut), look)],
-                beside_bytes=sum(
-                    encoder_bytes(its_form, choose_encoding(path, its_form, **choose))
-                    for path, its_form in outputs.values()
-                ),
+                beside_bytes=sum(encoder_bytes(output.format, output.encoding) for output in outputs.values()),
                 budget_bytes=memory_bytes,
                 may_narrow=may_narrow,
                 whole=explain is not None,
@@ -237,11 +224,7 @@ def deblur_folder(
         average_rate=_FOLDER_RATE,
         bits=8 if first_image.bits == 8 else 10,
     )
-    outputs = {}
-    if compare is not None:
-        outputs["compare"] = (Path(compare), form.of_size(form.height, 2 * form.width + _DIVIDER_PX))
-        refuse_unwritable(Path(compare))
-        choose_encoding(*outputs["compare"], crf=crf)
+    outputs = {} if compare is None else {"compare": _output(Path(compare), _beside(form), crf=crf)}
     task = {
         "source": [identity_of_file(path) for path in paths],
         **_about_model(model, variables),
@@ -254,25 +237,12 @@ def deblur_folder(
         halfway = journal.halfway
         done = 0 if halfway is None else halfway.frames_done
         save_every = segment_frames(form)
-        writers = {
-            name: VideoWriter(
-                path,
-                journal.folder,
-                its_form,
-                choose_encoding(path, its_form, crf=crf),
-                segments_done=done // save_every,
-                frames_a_segment=save_every,
-                stem=name,
-            )
-            for name, (path, its_form) in outputs.items()
-        }
+        writers = {name: _writer(name, output, journal, done, save_every) for name, output in outputs.items()}
         model, tiling = _planned(
             model,
             variables,
             lambda look: [read_image(path).rgb for path in paths[:look]],
-            beside_bytes=sum(
-                encoder_bytes(its_form, choose_encoding(path, its_form, crf=crf)) for path, its_form in outputs.values()
-            ),
+            beside_bytes=sum(encoder_bytes(output.format, output.encoding) for output in outputs.values()),
             budget_bytes=memory_bytes,
             may_narrow=may_narrow,
             whole=explain is not None,
@@ -331,6 +301,44 @@ def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:
     return np.concatenate([blurred, line, restored], axis=1)
 
 
+class _Output(NamedTuple):
+    path: Path
+    format: VideoFormat
+    encoding: Encoding
+
+
+def _output(path: Path, form: VideoFormat, **choose: Any) -> _Output:
+    refuse_unwritable(path)
+    return _Output(path, form, choose_encoding(path, form, **choose))
+
+
+def _beside(form: VideoFormat) -> VideoFormat:
+    """Of a comparison."""
+    return form.of_size(form.height, 2 * form.width + _DIVIDER_PX)
+
+
+def _writer(
+    name: str,
+    output: _Output,
+    journal: Journal,
+    frames_done: int,
+    frames_a_segment: int,
+    streams_from: Path | None = None,
+    cut: Cut | None = None,
+) -> VideoWriter:
+    return VideoWriter(
+        output.path,
+        journal.folder,
+        output.format,
+        output.encoding,
+        streams_from=streams_from,
+        cut=cut,
+        segments_done=frames_done // frames_a_segment,
+        frames_a_segment=frames_a_segment,
+        stem=name,
+    )
+
+
 def _about_model(model: nn.Module, variables: Variables) -> dict[str, Any]:
     return {"model": repr(model), "weights": fingerprint(variables)}
 
@@ -386,18 +394,18 @@ def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:
 
 def _publish(
     writers: dict[str, VideoWriter],
-    outputs: dict[str, tuple[Path, VideoFormat]],
+    outputs: dict[str, _Output],
     journal: Journal,
     explain: StrPath | None,
 ) -> None:
     """Makes whole what is there in parts, then gives all of it its name."""
-    wholes = {name: journal.folder / f"{name}{path.suffix}" for name, (path, _) in outputs.items()}
+    wholes = {name: journal.folder / f"{name}{output.path.suffix}" for name, output in outputs.items()}
     for name, whole in wholes.items():
         writers[name].assemble(whole)
     if explain is not None:
         _move_into_place(journal.folder / _EXPLAINED, Path(explain))
     for name, whole in wholes.items():
-        _move_into_place(whole, outputs[name][0])
+        _move_into_place(whole, outputs[name].path)
 
 
 def _move_into_place(part: Path, target: Path) -> None:

@@ -103,7 +103,7 @@ class Journal:
         if time.monotonic() - self._saved_at < self._save_every_s:
             return
         # Seen as plain bytes, since NumPy's files know no bfloat16; no copies, since a memory may be large.
-        leaves = {
+        leaves: dict[str, Any] = {
             f"carry_{number}": np.asarray(leaf).reshape(-1).view(np.uint8) for number, leaf in enumerate(halfway.carry)
         }
         with replacing(self.folder / _STATE) as partial, open(partial, "wb") as file:
