@@ -59,12 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Stopped or killed, the same command goes on where it was. Exit codes: 0 for all well, 2 for input that "
         "cannot be used, 1 for a failure after work had begun or of some of several files, 130 after Ctrl-C.",
     )
-    deblur.add_argument("sources", metavar="IN", nargs="+", type=Path, help="videos, or folders of images")
     deblur.add_argument(
-        "target",
-        metavar="OUT",
+        "paths",
+        metavar="IN ... OUT",
+        nargs="*",
         type=Path,
-        help="a video (.mp4, .mov, .mkv, .webm), or a new folder for frames; of several IN a folder for them all",
+        help="videos or folders of images; then a video (.mp4, .mov, .mkv, .webm), a new folder for frames, or a "
+        "folder for what becomes of several",
     )
     deblur.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
     deblur.add_argument(
@@ -103,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         "--crf", metavar="N", type=int, help="quality, 0 (finest) to 51, or 63 for vp9 and av1 (default: the codec's)"
     )
     deblur.add_argument("--lossless", action="store_true", help="keep every value; .mkv, and of 8 bits .mp4 and .mov")
+    deblur.add_argument(
+        "--pipe",
+        action="store_true",
+        help="restore frames as they come on standard input, to standard output: YUV4MPEG2, as FFmpeg's "
+        "-f yuv4mpegpipe writes and reads",
+    )
+    deblur.add_argument("--raw", metavar="WxH", help="with --pipe: packed 8-bit RGB frames of this size instead")
     deblur.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     deblur.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
     deblur.set_defaults(run=_deblur)
@@ -259,10 +267,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import load_model
+
+    _keep_compiled()
+    if arguments.pipe:
+        _deblur_pipe(arguments, work)
+        return
     from jaxdeblur.restoration.batch import Job, Outcome, plan_jobs, run_job, run_jobs
     from jaxdeblur.restoration.memory import parse_bytes
 
-    jobs = plan_jobs(arguments.sources, arguments.target, arguments.compare, arguments.explain)
+    if len(arguments.paths) < 2:
+        raise ValueError("expected at least two names: what to restore, and what to write")
+    if arguments.raw:
+        raise ValueError("--raw goes with --pipe")
+    jobs = plan_jobs(arguments.paths[:-1], arguments.paths[-1], arguments.compare, arguments.explain)
     several = len(jobs) > 1
     if arguments.skip_existing:
         jobs = [job for job in jobs if not job.target.exists()]
@@ -303,6 +320,51 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     if failed := sum(outcome.error is not None for outcome in outcomes):
         work.has_begun = True
         raise ValueError(f"{failed} of {len(outcomes)} files failed, see above")
+
+
+def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.restoration.live import deblur_pipe
+
+    if arguments.paths:
+        raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
+    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
+    model, variables = load_model(arguments.checkpoint, **options)
+    raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
+    if sys.stdout.isatty():
+        raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    with (
+        open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as source,
+        open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as target,
+    ):
+        work.has_begun = True
+        delays = deblur_pipe(source, target, model, variables, raw_size=raw_size, say=say)
+    p50, p99 = delays.percentile_ms(50.0), delays.percentile_ms(99.0)
+    say(f"{len(delays.seconds)} frames; from the last one needed to the one written: p50 {p50:.1f}, p99 {p99:.1f} ms")
+
+
+def _keep_compiled() -> None:
+    """What is compiled is kept on disk, so that a second start with frames of the same size is fast."""
+    import os
+
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdeblur"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _size(text: str, option: str) -> tuple[int, int]:
+    """(height, width)."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"{option} is {text!r}; expected WIDTHxHEIGHT, such as 256x256")
+    return int(height), int(width)
 
 
 def _print_summary(outcomes: Sequence[Any]) -> None:
@@ -590,10 +652,8 @@ def _gamma(text: str | None) -> Any:
 def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.data.scenes import SceneConfig, load_photographs, write_video_folder
 
-    width, _, height = arguments.size.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise ValueError(f"--size is {arguments.size!r}; expected WIDTHxHEIGHT, such as 256x256")
-    config = SceneConfig(frames=arguments.frames, height=int(height), width=int(width))
+    height, width = _size(arguments.size, "--size")
+    config = SceneConfig(frames=arguments.frames, height=height, width=width)
     photographs = load_photographs(arguments.photographs, config.texture_size) if arguments.photographs else None
     write_video_folder(
         arguments.folder, arguments.split, arguments.clips, arguments.seed, config, photographs=photographs

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -163,7 +163,8 @@ class VideoReader:
     that is missing or repeated in a damaged file is moved behind the one before.
 
     Args:
-        path: any video file FFmpeg can open.
+        source: any video file FFmpeg can open; or an open binary file, such as a pipe, of a kind that `of_kind` names.
+        of_kind: FFmpeg's name of a container and its options, such as ("yuv4mpegpipe", {}).
         cut: the part that is wanted. Afterwards `cut` is what was found: it begins with the first frame of that part.
 
     Raises:
@@ -172,11 +173,15 @@ class VideoReader:
             iterating, with the number of frames that could be read).
     """
 
-    def __init__(self, path: StrPath, cut: Cut | None = None) -> None:
-        self.path = os.fspath(path)
+    def __init__(
+        self, source: StrPath | IO[bytes], cut: Cut | None = None, *, of_kind: tuple[str, dict[str, str]] | None = None
+    ) -> None:
+        self.path = os.fspath(source) if isinstance(source, str | os.PathLike) else "standard input"
+        self._source = source
+        self._of_kind = of_kind
         self.cut = cut or Cut()
         self._skipped = 0
-        self._container = open_input(self.path)
+        self._container = self._opened()
         try:
             self._stream = self._first_video_stream()
             self._stream.thread_type = "AUTO"
@@ -222,6 +227,15 @@ class VideoReader:
             if number >= self._skipped:
                 yield TimedFrame(self._upright_rgb(frame), pts - earlier, frame.duration or 0)
 
+    def _opened(self) -> Any:
+        if self._of_kind is None:
+            return open_input(self.path)
+        kind, options = self._of_kind
+        try:
+            return av.open(self._source, "r", format=kind, options=options)
+        except av.FFmpegError as error:
+            raise ValueError(f"{self.path}: holds no frames of the kind that was named ({error.strerror})") from error
+
     def _first_video_stream(self) -> av.VideoStream:
         for stream in self._container.streams.video:
             if not is_cover(stream):
@@ -237,7 +251,7 @@ class VideoReader:
                 self._container.seek(math.floor(self.cut.start_s * av.time_base), backward=True)
             except av.FFmpegError:
                 self._container.close()
-                self._container = open_input(self.path)
+                self._container = self._opened()
                 self._stream = self._first_video_stream()
         for frame in self._decode():
             if frame.pts is None or self.cut.holds(self._time_s(frame)):

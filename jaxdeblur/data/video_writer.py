@@ -295,7 +295,8 @@ class VideoWriter:
             self._encoder = self._open_encoder()
         self._last_pts = frame.pts
         self._durations[frame.pts] = frame.duration
-        self._packets += self._encoder.encode(self._picture(frame))
+        picture = to_picture(frame, self._format, self._encoding.pixel_format, self._reformatter)
+        self._packets += self._encoder.encode(picture)
 
     def end_segment(self) -> None:
         """Completes the file of the frames since the last segment."""
@@ -417,31 +418,33 @@ class VideoWriter:
             encoder.sample_aspect_ratio = form.pixel_aspect
         encoder.options = dict(self._encoding.options)
 
-    def _picture(self, frame: TimedFrame) -> av.VideoFrame:
-        form, deep = self._format, self._format.bits > 8
-        rgb = np.ascontiguousarray(frame.rgb)
-        if deep and not self._encoding.is_rgb:
-            # FFmpeg narrows samples from 16 bits by shifting, so that its white lies a little below 65535.
-            rgb = rescale_u16(rgb, 65535, white_16_bit(form.bits, form.is_full_range))
-        picture = av.VideoFrame.from_ndarray(rgb, format="rgb48le" if deep else "rgb24")
-        if self._encoding.is_rgb:
-            converted = self._reformatter.reformat(picture, format=self._encoding.pixel_format)
-        else:
-            converted = self._reformatter.reformat(
-                picture,
-                format=self._encoding.pixel_format,
-                src_color_range="JPEG",
-                dst_colorspace=Colorspace[form.matrix_name],
-                dst_color_range="JPEG" if form.is_full_range else "MPEG",
-                interpolation=ACCURATE,
-            )
-            converted.color_range = form.color_range
-            converted.colorspace = form.colorspace
-        converted.color_primaries = form.primaries
-        converted.color_trc = form.transfer
-        converted.pts = frame.pts
-        converted.time_base = form.time_base
-        return converted
+
+def to_picture(frame: TimedFrame, form: VideoFormat, pixel_format: str, reformatter: VideoReformatter) -> av.VideoFrame:
+    """A frame as an encoder takes it: in FFmpeg's pixel format, by the matrix and range of `form`, and tagged."""
+    is_yuv, deep = pixel_format.startswith("yuv"), form.bits > 8
+    rgb = np.ascontiguousarray(frame.rgb)
+    if deep and is_yuv:
+        # FFmpeg narrows samples from 16 bits by shifting, so that its white lies a little below 65535.
+        rgb = rescale_u16(rgb, 65535, white_16_bit(form.bits, form.is_full_range))
+    picture = av.VideoFrame.from_ndarray(rgb, format="rgb48le" if deep else "rgb24")
+    if is_yuv:
+        picture = reformatter.reformat(
+            picture,
+            format=pixel_format,
+            src_color_range="JPEG",
+            dst_colorspace=Colorspace[form.matrix_name],
+            dst_color_range="JPEG" if form.is_full_range else "MPEG",
+            interpolation=ACCURATE,
+        )
+        picture.color_range = form.color_range
+        picture.colorspace = form.colorspace
+    else:
+        picture = reformatter.reformat(picture, format=pixel_format)
+    picture.color_primaries = form.primaries
+    picture.color_trc = form.transfer
+    picture.pts = frame.pts
+    picture.time_base = form.time_base
+    return picture
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,6 @@ from jaxdeblur.types import Array, PyTree, Variables
 
 Explain = Callable[[int, dict[str, np.ndarray]], None]
 
-# Results waiting on the device while the next step is prepared: enough to keep it busy, few enough to forget.
-_FRAMES_IN_FLIGHT = 2
-
 
 def restore(
     frames: Array | Iterable[Array],
@@ -101,11 +98,14 @@ def restore_stream(
     halfway: Halfway | None = None,
     save: Save | None = None,
     save_every: int = 0,
+    in_flight: int = 2,
 ) -> Iterator[np.ndarray]:
     """As restore, of an iterator; and such that it can be gone on with.
 
     Args:
         halfway: begin there; the first of `frames` is then number `halfway.first_frame(model)`.
+        in_flight: results that may wait on the device while the next step is prepared: two keep it busy, none wait for
+            a frame more than the model needs.
         save: called after every `save_every` frames have been taken, with what `halfway` needs.
     """
     if not hasattr(model, "step"):
@@ -116,7 +116,7 @@ def restore_stream(
         raise ValueError(f"{type(model).__name__} has no pictures to explain its frames with")
     if explain is not None and tiling is not None:
         raise ValueError("pictures that explain a frame are made of whole frames only; allow more memory")
-    return _restore_stream(frames, model, variables, tiling, progress, explain, halfway, save, save_every)
+    return _restore_stream(frames, model, variables, tiling, progress, explain, halfway, save, save_every, in_flight)
 
 
 def _restore_stream(
@@ -129,6 +129,7 @@ def _restore_stream(
     halfway: Halfway | None,
     save: Save | None,
     save_every: int,
+    in_flight: int,
 ) -> Iterator[np.ndarray]:
     first = next(frames, None)
     if first is None:
@@ -172,7 +173,7 @@ def _restore_stream(
             while waiting:
                 yield finish_one()
             save(now)
-        elif len(waiting) > _FRAMES_IN_FLIGHT:
+        while len(waiting) > in_flight:
             yield finish_one()
     while waiting:
         yield finish_one()

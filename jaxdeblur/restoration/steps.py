@@ -49,8 +49,11 @@ class WholeFrames:
 
     def start(self, window: tuple[jax.Array, ...]) -> PyTree:
         """The carry before the first frame."""
-        # The step gives its carry's memory away, hence a copy: a model may hand out one array twice.
-        return jax.tree.map(jnp.copy, start(self._model, self._variables, window))
+        # The step gives its carry's memory away, hence a copy: a model may hand out one array twice. Put where the
+        # variables are, as later carries will be, or JAX would compile the step a second time.
+        carry = jax.tree.map(jnp.copy, start(self._model, self._variables, window))
+        where = next((leaf.sharding for leaf in jax.tree.leaves(self._variables)), jax.devices()[0])
+        return jax.device_put(carry, where)
 
     def put_back(self, carry: PyTree, leaves: list[np.ndarray]) -> PyTree:
         """The carry with the values that its leaves had earlier."""
