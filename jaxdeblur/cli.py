@@ -111,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         "-f yuv4mpegpipe writes and reads",
     )
     deblur.add_argument("--raw", metavar="WxH", help="with --pipe: packed 8-bit RGB frames of this size instead")
+    deblur.add_argument(
+        "--no-gate",
+        action="store_true",
+        help="restore frames that are sharp already, too, which otherwise stay as they are",
+    )
     deblur.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     deblur.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
     deblur.set_defaults(run=_deblur)
@@ -285,6 +290,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         jobs = [job for job in jobs if not job.target.exists()]
     of_all = {
         "crf": arguments.crf,
+        "do_no_harm": not arguments.no_gate,
         "restart": arguments.restart,
         "memory_bytes": parse_bytes(arguments.memory) if arguments.memory else None,
         "may_narrow": arguments.precision is None,
@@ -342,7 +348,9 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
         open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as target,
     ):
         work.has_begun = True
-        delays = deblur_pipe(source, target, model, variables, raw_size=raw_size, say=say)
+        delays = deblur_pipe(
+            source, target, model, variables, raw_size=raw_size, do_no_harm=not arguments.no_gate, say=say
+        )
     p50, p99 = delays.percentile_ms(50.0), delays.percentile_ms(99.0)
     say(f"{len(delays.seconds)} frames; from the last one needed to the one written: p50 {p50:.1f}, p99 {p99:.1f} ms")
 

@@ -1,9 +1,10 @@
-"""The temporal sharpness prior of CDVD-TSP: where a frame agrees with its aligned neighbours, it is likely sharp."""
+"""How sharp an image is: by its detail, and by whether it agrees with its neighbours (CDVD-TSP's temporal prior)."""
 
 import jax
 import jax.numpy as jnp
 
 from jaxdeblur.ops.filters import box_mean
+from jaxdeblur.ops.resample import downsample_area
 from jaxdeblur.types import Features, Image, Mask
 
 
@@ -36,3 +37,24 @@ def temporal_sharpness_prior(
     prior = jnp.exp(-jnp.sqrt(jnp.sum(squares, axis=-1, keepdims=True) / 2))
     valid = (valid_prev_on_cur & valid_next_on_cur)[..., None]
     return jnp.where(valid, prior, jnp.zeros((), prior.dtype))
+
+
+def detail_strengths(image: Image) -> tuple[jax.Array, jax.Array]:
+    """How strong detail is of the size of a pixel and of twice that size, along each of the two axes.
+
+    Of a natural image, whose spectrum falls as 1 / f, both are about alike (half as much after a camera's optics, its
+    colour filter and compression); blur takes of the fine more than of the coarse, along its own direction.
+
+    Args:
+        image: (..., H, W, C); H and W even and at least 4.
+    Returns:
+        (..., 2) fine and (..., 2) coarse: mean squares of differences between neighbours, down and across, of the mean
+        over the channels as it is and of means of 2 x 2 pixels.
+    """
+    grey = jnp.mean(image, axis=-1, keepdims=True)
+
+    def strengths(of: Image) -> jax.Array:
+        down, across = jnp.diff(of, axis=-3), jnp.diff(of, axis=-2)
+        return jnp.stack([jnp.mean(jnp.square(steps), axis=(-3, -2, -1)) for steps in (down, across)], axis=-1)
+
+    return strengths(grey), strengths(downsample_area(grey, 2))

@@ -28,6 +28,7 @@ from jaxdeblur.data.video_writer import (
 )
 from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
+from jaxdeblur.restoration.gate import Gate
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.restoration.memory import plan, with_precision
 from jaxdeblur.restoration.steps import Tiling
@@ -57,6 +58,7 @@ def deblur_video(
     crf: int | None = None,
     lossless: bool = False,
     cut: Cut | None = None,
+    do_no_harm: bool = True,
     memory_bytes: int | None = None,
     may_narrow: bool = True,
     restart: bool = False,
@@ -78,12 +80,13 @@ def deblur_video(
         explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
         codec, crf, lossless: see `data.video_writer.choose_encoding`.
         cut: the part that is wanted.
+        do_no_harm: leave frames that are sharp already as they are, see `restoration.gate`.
         memory_bytes: what may be taken, None for what is free: large frames are restored in tiles, see
             `restoration.memory`.
         may_narrow: and with bfloat16, where that saves much of the work.
         restart: forget what an interrupted run has done.
         save_every_s: at most so much work is lost when killed, and what a segment takes.
-        say: called with a line about how the frames are restored.
+        say: called with lines about how the frames are restored.
         progress: called after every frame.
 
     Returns:
@@ -109,6 +112,7 @@ def deblur_video(
             "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
             **_about_model(model, variables),
             **choose,
+            "do_no_harm": do_no_harm,
             "memory": memory_bytes,
             "compare": None if compare is None else os.path.abspath(compare),
             "explain": None if explain is None else os.path.abspath(explain),
@@ -150,6 +154,7 @@ def deblur_video(
                 journal.save(now)
 
             count = done
+            gate = Gate() if do_no_harm else None
             for restored in restore_stream(
                 blurred(),
                 model,
@@ -161,6 +166,8 @@ def deblur_video(
                 save_every=save_every,
             ):
                 frame = waiting.popleft()
+                if gate is not None:
+                    restored = gate(frame.rgb, restored)
                 writers["restored"].write(dataclasses.replace(frame, rgb=restored))
                 if compare is not None:
                     writers["compare"].write(dataclasses.replace(frame, rgb=side_by_side(frame.rgb, restored)))
@@ -168,6 +175,7 @@ def deblur_video(
                 if progress is not None:
                     progress(count, form.frame_count)
             _publish(writers, outputs, journal, explain)
+    _say_what_the_gate_did(gate, say)
     return count
 
 
@@ -180,6 +188,7 @@ def deblur_folder(
     compare: StrPath | None = None,
     explain: StrPath | None = None,
     crf: int | None = None,
+    do_no_harm: bool = True,
     memory_bytes: int | None = None,
     may_narrow: bool = True,
     restart: bool = False,
@@ -199,7 +208,7 @@ def deblur_folder(
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a video at 24 frames a second, blurred on the left, restored on the right.
-        explain, memory_bytes, may_narrow, restart, save_every_s, say: as for deblur_video.
+        explain, do_no_harm, memory_bytes, may_narrow, restart, save_every_s, say: as for deblur_video.
         crf: quality of that video.
         progress: called after every frame.
 
@@ -231,6 +240,7 @@ def deblur_folder(
         "compare": None if compare is None else os.path.abspath(compare),
         "explain": None if explain is None else os.path.abspath(explain),
         "crf": crf,
+        "do_no_harm": do_no_harm,
         "memory": memory_bytes,
     }
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
@@ -272,6 +282,7 @@ def deblur_folder(
             journal.save(now)
 
         count = done
+        gate = Gate() if do_no_harm else None
         for restored in restore_stream(
             blurred(),
             model,
@@ -283,6 +294,8 @@ def deblur_folder(
             save_every=save_every,
         ):
             name, image = waiting.popleft()
+            if gate is not None:
+                restored = gate(image.rgb, restored)
             write_image(frames / name, dataclasses.replace(image, rgb=restored))
             for writer in writers.values():
                 writer.write(TimedFrame(side_by_side(image.rgb, restored), pts=count, duration=1))
@@ -291,6 +304,7 @@ def deblur_folder(
                 progress(count, len(paths))
         _publish(writers, outputs, journal, explain)
         os.replace(frames, target)
+    _say_what_the_gate_did(gate, say)
     return count
 
 
@@ -377,6 +391,11 @@ def _planned(
         say(settled["text"])
     narrow = model if settled["precision"] is None else with_precision(model, settled["precision"])
     return narrow, None if settled["tiling"] is None else Tiling(**settled["tiling"])
+
+
+def _say_what_the_gate_did(gate: Gate | None, say: Callable[[str], None] | None) -> None:
+    if gate is not None and say is not None and (report := gate.report()):
+        say(report)
 
 
 def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:

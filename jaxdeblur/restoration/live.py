@@ -15,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import to_picture
 from jaxdeblur.restoration.clip import restore_stream
+from jaxdeblur.restoration.gate import Gate
 from jaxdeblur.types import Variables
 
 BUCKET_PX = 32
@@ -46,6 +47,7 @@ def deblur_pipe(
     variables: Variables,
     *,
     raw_size: tuple[int, int] | None = None,
+    do_no_harm: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Delays:
     """Restores frames as they come: YUV4MPEG2 to YUV4MPEG2 of the same kind, or packed 8-bit RGB to the same.
@@ -59,6 +61,7 @@ def deblur_pipe(
         model: a deblurring model of this package.
         variables: its Flax variables.
         raw_size: height and width of frames of RGB; None for YUV4MPEG2, which tells.
+        do_no_harm: leave frames that are sharp already as they are, see `restoration.gate`.
         say: called with a line about the delay, once the size is known.
 
     Raises:
@@ -71,6 +74,7 @@ def deblur_pipe(
         height, width = raw_size
         kind = ("rawvideo", {"video_size": f"{width}x{height}", "pixel_format": "rgb24", "framerate": "25"})
     delays = Delays(model.future_frames)
+    gate = Gate() if do_no_harm else None
     arrived: collections.deque[float] = collections.deque()
     waiting: collections.deque[TimedFrame] = collections.deque()
     with VideoReader(source, of_kind=kind) as reader:
@@ -89,7 +93,10 @@ def deblur_pipe(
         with _Writer(target, form, "rawvideo" if raw_size else "yuv4mpegpipe") as writer:
             for number, restored in enumerate(restore_stream(padded(), model, variables, in_flight=0)):
                 frame = waiting.popleft()
-                writer.write(dataclasses.replace(frame, rgb=restored[: form.height, : form.width], pts=number))
+                rgb = restored[: form.height, : form.width]
+                if gate is not None:
+                    rgb = gate(frame.rgb, rgb)
+                writer.write(dataclasses.replace(frame, rgb=rgb, pts=number))
                 delays.seconds.append(time.perf_counter() - arrived[min(delays.frames_behind, len(arrived) - 1)])
                 arrived.popleft()
     return delays
