@@ -63,7 +63,7 @@ class Gate:
 
 
 def passing_share(blurred: np.ndarray, restored: np.ndarray) -> float:
-    """How much of its restoration a frame should get, 0 to 1: by how sharp it is, and what the restoration does to that.
+    """How much of its restoration a frame should get, 0 to 1, by how sharp it is and becomes.
 
     Args:
         blurred, restored: (H, W, 3) of one type, uint8 or uint16.

@@ -1,0 +1,216 @@
+"""What restoring videos takes and does, measured; each prints a table in Markdown.
+
+    python -m benchmarks.video memory  --checkpoint=C [--size 3840x2160] [--frames 16] [--budgets 4G,6G,8G]
+    python -m benchmarks.video latency --checkpoint=C [--sizes 640x360,1280x720] [--frames 30]
+    python -m benchmarks.video tiles   --checkpoint=C VIDEO... [--side 320] [--halos 0,16,32,64]
+    python -m benchmarks.video gate    --checkpoint=C --pairs FOLDER VIDEO...
+
+memory: what a process takes at most (VmHWM), against what it planned. latency: of `deblur --pipe`, and how soon the
+first frame is there, with nothing compiled and with what the run before has kept. tiles: the largest difference to
+whole frames. gate: on clips with truth (FOLDER/<clip>/{blur,sharp}) what the gate leaves of the gain in PSNR, and what
+it saves of their sharp frames; of the videos how near what comes out is to what went in.
+"""
+
+import argparse
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import measure
+from jaxdeblur.checkpoint import load_model
+from jaxdeblur.data.image_io import read_rgb_u8
+from jaxdeblur.data.video_folder import list_images
+from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
+from jaxdeblur.data.video_writer import write_video
+from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.gate import Gate, passing_share
+from jaxdeblur.restoration.memory import reach_px
+from jaxdeblur.restoration.steps import Tiling
+
+_WITH_PEAK = """
+import re, sys
+from jaxdeblur.cli import main
+code = main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+sys.exit(code)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("memory", "latency", "tiles", "gate"))
+    parser.add_argument("videos", nargs="*", type=Path)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--pairs", type=Path)
+    parser.add_argument("--size", default="3840x2160", help="width x height")
+    parser.add_argument("--sizes", default="640x360,1280x720")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--budgets", default="4G,6G,8G")
+    parser.add_argument("--side", type=int, default=320)
+    parser.add_argument("--halos", default="0,16,32,64")
+    arguments = parser.parse_intermixed_args()
+    print(f"{measure.machine()}\n")
+    {"memory": _memory, "latency": _latency, "tiles": _tiles, "gate": _gate}[arguments.what](arguments)
+
+
+def _memory(arguments: argparse.Namespace) -> None:
+    print("| memory allowed | planned | taken | way | seconds a frame |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "in.mp4"
+        _write_noise(source, *_size(arguments.size), arguments.frames)
+        for budget in arguments.budgets.split(","):
+            command = ["deblur", str(source), f"{folder}/out.mp4", f"--checkpoint={arguments.checkpoint}"]
+            began = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-c", _WITH_PEAK, *command, f"--memory={budget}"], capture_output=True, text=True
+            )
+            seconds = (time.monotonic() - began) / arguments.frames
+            planned = re.search(
+                r"(whole frames|tiles of \S+ with a halo of \d+ pixels).*at most (\S+ GiB)", done.stderr
+            )
+            if done.returncode or planned is None:
+                print(f"| {budget} | {done.stderr.splitlines()[-1]} | | | |")
+                continue
+            taken = int(done.stdout.split()[-1]) / 2**20
+            print(f"| {budget} | {planned[2]} | {taken:.2f} GiB | {planned[1]} | {seconds:.1f} |", flush=True)
+
+
+def _latency(arguments: argparse.Namespace) -> None:
+    print("| size | first frame, nothing compiled | and the second time | p50 | p99 |\n|---|---|---|---|---|")
+    behind = load_model(arguments.checkpoint)[0].future_frames
+    for size in arguments.sizes.split(","):
+        height, width = _size(size)
+        frames = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
+        command = ["deblur", "--pipe", f"--raw={size}", "--no-gate", f"--checkpoint={arguments.checkpoint}"]
+        with tempfile.TemporaryDirectory() as cache:
+            first_s = []
+            for _ in range(2):
+                began = time.monotonic()
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "jaxdeblur.cli", *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, "XDG_CACHE_HOME": cache},
+                    bufsize=0,
+                )
+                assert process.stdin is not None
+                assert process.stdout is not None
+                ahead = 0
+                for number in range(arguments.frames):
+                    process.stdin.write(frames[number % 8].tobytes())
+                    ahead += 1
+                    if ahead > behind:
+                        _read_exactly(process.stdout, frames[0].nbytes)
+                        ahead -= 1
+                        if number == behind:
+                            first_s.append(time.monotonic() - began)
+                process.stdin.close()
+                process.stdout.read()
+                assert process.stderr is not None
+                said = process.stderr.read().decode()
+                process.wait()
+            found = re.search(r"p50 (\S+), p99 (\S+) ms", said)
+            assert found is not None, said
+            print(f"| {size} | {first_s[0]:.1f} s | {first_s[1]:.1f} s | {found[1]} ms | {found[2]} ms |", flush=True)
+
+
+def _read_exactly(stream: Any, count: int) -> None:
+    while count:
+        count -= len(stream.read(count))
+
+
+def _tiles(arguments: argparse.Namespace) -> None:
+    model, variables = load_model(arguments.checkpoint)
+    reach = reach_px(model, variables)
+    print(f"the network looks {'everywhere' if reach is None else f'{reach} pixels far'}\n")
+    print("| video | halo | largest difference to whole frames |\n|---|---|---|")
+    for video in arguments.videos:
+        frames = _first_frames(video, 5).astype(np.float32) / 255
+        whole = restore(frames, model, variables)
+        for halo in map(int, arguments.halos.split(",")):
+            tiled = restore(frames, model, variables, tiling=Tiling(arguments.side, arguments.side, halo))
+            print(f"| {video.name} | {halo} | {np.abs(tiled - whole).max():.1e} |", flush=True)
+
+
+def _gate(arguments: argparse.Namespace) -> None:
+    model, variables = load_model(arguments.checkpoint)
+
+    def shown(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        restored, gate = restore(frames, model, variables), Gate()
+        gated = np.stack([gate(before, after) for before, after in zip(frames, restored, strict=True)])
+        shares = [passing_share(before, after) for before, after in zip(frames, restored, strict=True)]
+        return restored, gated, float(np.mean(shares))
+
+    if arguments.pairs is not None:
+        print(
+            "| clip | gain, dB | with the gate | share | sharp frames against themselves, dB | with the gate | share |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        for clip in sorted(folder for folder in arguments.pairs.iterdir() if (folder / "sharp").is_dir()):
+            blurred, sharp = _pairs(clip)
+            free, gated, share = shown(blurred)
+            before = _psnr_db(blurred, sharp)
+            free_sharp, gated_sharp, share_sharp = shown(sharp)
+            print(
+                f"| {clip.name} | {_psnr_db(free, sharp) - before:+.2f} | {_psnr_db(gated, sharp) - before:+.2f} | "
+                f"{share:.2f} | {_psnr_db(free_sharp, sharp):.1f} | {_psnr_db(gated_sharp, sharp):.1f} | "
+                f"{share_sharp:.2f} |",
+                flush=True,
+            )
+        print()
+    print("| video | output against input, dB | with the gate | share |\n|---|---|---|---|")
+    for video in arguments.videos:
+        frames = _first_frames(video, 16)
+        free, gated, share = shown(frames)
+        print(
+            f"| {video.name} | {_psnr_db(free, frames):.1f} | {_psnr_db(gated, frames):.1f} | {share:.2f} |", flush=True
+        )
+
+
+def _pairs(clip: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Blurred and sharp frames of those that have both."""
+    both = [path for path in list_images(clip / "blur") if (clip / "sharp" / path.name).exists()]
+    blurred, sharp = (
+        [read_rgb_u8(path.parent.parent / name / path.name) for path in both] for name in ("blur", "sharp")
+    )
+    return np.stack(blurred), np.stack(sharp)
+
+
+def _psnr_db(frames: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames; equal ones count as 100 dB."""
+    errors = np.mean(np.square(frames.astype(np.float64) - truth), axis=(1, 2, 3))
+    return float(np.mean(np.minimum(100, 10 * np.log10(255**2 / np.maximum(errors, 1e-12)))))
+
+
+def _first_frames(video: Path, count: int) -> np.ndarray:
+    with VideoReader(video) as reader:
+        return np.stack([frame.rgb for frame in itertools.islice(reader, count)])
+
+
+def _write_noise(path: Path, height: int, width: int, count: int) -> None:
+    """A coarse pattern that moves."""
+    form = VideoFormat(height, width, Fraction(1, 25), Fraction(25))
+    coarse = np.random.default_rng(0).integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
+    picture = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+    with write_video(path, form, crf=30) as writer:
+        for number in range(count):
+            writer.write(TimedFrame(np.roll(picture, 3 * number, 1), number, 1))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    return height, width
+
+
+if __name__ == "__main__":
+    main()
