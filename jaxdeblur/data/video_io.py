@@ -41,6 +41,10 @@ LIMITED_RANGE = 1
 FULL_RANGE = 2
 
 
+# Kinds of files that make FFmpeg read other files.
+_PLAYLISTS = ("hls", "concat", "dash", "imf")
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """A part of a video: from the first frame at or after start_s to the last before end_s, None for its end.
@@ -224,8 +228,15 @@ class VideoReader:
         for number, frame in enumerate(_chain(first, self._decoded)):
             pts = last_pts + step if frame.pts is None else max(frame.pts, last_pts + 1)
             last_pts = pts
-            if number >= self._skipped:
-                yield TimedFrame(self._upright_rgb(frame), pts - earlier, frame.duration or 0)
+            if number < self._skipped:
+                continue
+            rgb = self._upright_rgb(frame)
+            if rgb.shape[:2] != (self.format.height, self.format.width):
+                raise ValueError(
+                    f"{self.path}: frame {number} is {rgb.shape[1]}x{rgb.shape[0]}, the first {self.format.width}x"
+                    f"{self.format.height}; make it one size first"
+                )
+            yield TimedFrame(rgb, pts - earlier, frame.duration or 0)
 
     def _opened(self) -> Any:
         if self._of_kind is None:
@@ -388,8 +399,16 @@ def open_input(path: str) -> Any:
     """FFmpeg's container, or an error that names the file."""
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path}: is a folder, not a video")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: is no file but a device or a pipe; frames from a pipe go through --pipe")
     try:
-        return av.open(path, "r", metadata_errors="replace")
+        # "file:" in front, or FFmpeg takes what stands before a colon for a protocol. And nothing but files, whatever a
+        # playlist may name.
+        container = av.open(f"file:{path}", "r", metadata_errors="replace", options={"protocol_whitelist": "file"})
+        if container.format.name.split(",")[0] in _PLAYLISTS:
+            container.close()
+            raise ValueError(f"{path}: is a list of videos ({container.format.name}), not a video")
+        return container
     except av.FFmpegError as error:
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{path}: no such file") from error

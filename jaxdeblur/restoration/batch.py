@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,8 +53,12 @@ def plan_jobs(sources: Sequence[Path], target: Path, compare: Path | None, expla
         ValueError: two sources would become one file, or `explain` or a name to compare with is given for several.
     """
     for source in sources:
-        if not source.exists():
-            raise FileNotFoundError(f"{source}: no such file or folder")
+        try:
+            source.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{source}: no such file or folder") from None
+        except OSError as error:  # such as a link that leads to itself
+            raise OSError(error.errno, error.strerror, os.fspath(source)) from None
     if len(sources) == 1 and (sources[0].is_dir() or not target.is_dir()):
         return [Job(sources[0], target, _compare_name(sources[0], target, compare), explain)]
     if target.exists() and not target.is_dir():

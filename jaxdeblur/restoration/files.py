@@ -128,6 +128,7 @@ def deblur_video(
                 for name, output in outputs.items()
             }
             model, tiling = _planned(
+                source,
                 model,
                 variables,
                 lambda look: [frame.rgb for frame in itertools.islice(VideoReader(source, cut), look)],
@@ -249,6 +250,7 @@ def deblur_folder(
         save_every = segment_frames(form)
         writers = {name: _writer(name, output, journal, done, save_every) for name, output in outputs.items()}
         model, tiling = _planned(
+            source,
             model,
             variables,
             lambda look: [read_image(path).rgb for path in paths[:look]],
@@ -358,6 +360,7 @@ def _about_model(model: nn.Module, variables: Variables) -> dict[str, Any]:
 
 
 def _planned(
+    source: Path,
     model: Any,
     variables: Variables,
     first_frames: Callable[[int], list[np.ndarray]],
@@ -377,9 +380,12 @@ def _planned(
         look = model.past_frames + 1 + model.future_frames
         frames = first_frames(look)
         window = np.stack([*frames, *[frames[-1]] * (look - len(frames))])
-        found = plan(
-            model, variables, window, budget_bytes=budget_bytes, beside_bytes=beside_bytes, may_narrow=may_narrow
-        )
+        try:
+            found = plan(
+                model, variables, window, budget_bytes=budget_bytes, beside_bytes=beside_bytes, may_narrow=may_narrow
+            )
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         return {
             "tiling": None if found.tiling is None else dataclasses.asdict(found.tiling),
             "precision": found.precision,

@@ -119,6 +119,15 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave(error)
+        if isinstance(error, OSError) and error.errno and self._is_ours(error.filename):
+            # By the name that the user knows.
+            raise OSError(error.errno, error.strerror, os.fspath(self._target)) from error
+
+    def _is_ours(self, name: Any) -> bool:
+        return name is None or str(name).startswith(os.fspath(self.folder))
+
+    def _leave(self, error: BaseException | None) -> None:
         keep = error is not None and not isinstance(error, ValueError) and self.halfway is not None
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
