@@ -5,6 +5,7 @@ between them lies a straight line, since all of it is images. How far a network 
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import itertools
@@ -31,6 +32,9 @@ _COMPILERS_ERROR = 1.15
 
 _REACH_STRIP_PX = 64, 1024
 _PROBES_PX = 128, 256
+
+_M_MMAP_THRESHOLD = -3
+"""Of mallopt, in glibc's malloc.h."""
 
 _SHARE_OF_FREE = 0.8
 """Of what is free so much is taken unasked."""
@@ -109,11 +113,12 @@ def plan(
     height, width = window.shape[1:3]
     look = len(window)
     if _on_cpu():
+        _give_memory_back_at_once()
         # Each frame as it was read and as windows hold it, and restored ones.
-        beside = taken_bytes() + beside_bytes + (2 * look + 6) * window[0].nbytes
+        beside = beside_bytes + (2 * look + 6) * window[0].nbytes
     else:
-        beside = taken_bytes() + (look + 3) * window[0].nbytes
-    whole = beside + _footprint(step, model, variables, look, height, width, window.dtype)
+        beside = (look + 3) * window[0].nbytes
+    whole = beside + _footprint(step, model, variables, look, height, width, window.dtype) + taken_bytes()
     if whole <= budget:
         return Plan(None, None, whole)
     found = _plan_tiles(model, variables, window, budget, beside)
@@ -125,7 +130,8 @@ def plan(
     if found is None:
         raise ValueError(
             f"{budget / 2**30:.2f} GiB of memory are too little for frames of {width}x{height}, of which "
-            f"{beside / 2**30:.2f} GiB are needed for all but the network; allow more, or scale the video down"
+            f"{(beside + taken_bytes()) / 2**30:.2f} GiB are needed for all but the network; allow more, or scale the "
+            "video down"
         )
     return found
 
@@ -140,6 +146,8 @@ def _plan_tiles(model: Any, variables: Variables, window: np.ndarray, budget: in
     at_small, at_large = (
         _footprint(step_tile, model, variables, look, side, side, window.dtype) for side in (small, large)
     )
+    reach = reach_px(model, variables)
+    beside += taken_bytes()  # what was compiled until here takes some, too
     bytes_a_pixel = (at_large - at_small) / (large**2 - small**2)
     at_nothing = max(0.0, at_small - bytes_a_pixel * small**2)
     most_pixels = int((budget - beside - at_nothing) / bytes_a_pixel)
@@ -148,7 +156,6 @@ def _plan_tiles(model: Any, variables: Variables, window: np.ndarray, budget: in
         of_tile = at_nothing + bytes_a_pixel * tiling.height * tiling.width
         return Plan(tiling, None, beside + round(of_tile), reach, deviation)
 
-    reach = reach_px(model, variables)
     if reach is not None:
         exact = best_tiling(height, width, reach, multiple, most_pixels)
         if exact is not None and _work(exact, window, model) <= _MOST_WORK:
@@ -277,6 +284,16 @@ def _carry_bytes(model: Any, variables: Variables, window: np.ndarray) -> int:
 def with_precision(model: Any, precision: str) -> Any:
     """The same network with arithmetic of another width."""
     return model.clone(config=dataclasses.replace(model.config, compute_dtype=precision))
+
+
+def _give_memory_back_at_once() -> None:
+    """Lets large arrays have memory of their own, which goes back to the system with them.
+
+    Otherwise the C library keeps what up to 32 MB have left, in holes that later ones do not fit into: a process took a
+    fifth more than all that it held at any time.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system, another C library
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _ceil(size: int, multiple: int) -> int:
