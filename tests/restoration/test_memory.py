@@ -121,13 +121,13 @@ def test_three_budgets_are_kept(tmp_path):
     from jaxdeblur.checkpoint import save_model
     from jaxdeblur.models import create_model, initial_variables
 
-    options = {"channels": 12, "residual_blocks": 2}
+    options = {"channels": 4, "residual_blocks": 1}
     variables = initial_variables(jax.random.key(0), create_model("mtu2", **options))
     save_model(tmp_path / "model", name="mtu2", options=options, variables=variables)
-    write_video_file(tmp_path / "in.mp4", smooth_frames(40, 720, 1280))
+    write_video_file(tmp_path / "in.mp4", smooth_frames(28, 1080, 1920))
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     ways = []
-    for budget in ("800M", "1000M", "3G"):
+    for budget in ("1000M", "1100M", "3G"):
         command = ["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), f"--checkpoint={tmp_path / 'model'}"]
         done = subprocess.run(
             [sys.executable, "-c", _COMMAND, *command, f"--memory={budget}"],
