@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="videos or folders of images; then a video (.mp4, .mov, .mkv, .webm), a new folder for frames, or a "
         "folder for what becomes of several",
     )
-    deblur.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    deblur.add_argument("--checkpoint", metavar="PATH", required=True, help="a saved model, or an exported one")
     deblur.add_argument(
         "--compare",
         metavar="PATH",
@@ -188,6 +188,21 @@ def _parser() -> argparse.ArgumentParser:
     saliency.add_argument("--region", metavar="X,Y,W,H", help="restored pixels that are asked about (default: all)")
     saliency.set_defaults(run=_saliency)
 
+    export = commands.add_parser(
+        "export", help="write a model as one file that needs neither its code nor a checkpoint"
+    )
+    export.add_argument("target", metavar="OUT", type=Path, help="the file to write, .zip")
+    export.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    export.add_argument(
+        "--platforms", metavar="P,...", type=_names, help="of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)"
+    )
+    export.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the network's arithmetic (default: as it was trained)",
+    )
+    export.set_defaults(run=_export)
+
     data = commands.add_parser("data", help="prepare training data").add_subparsers(required=True, metavar="COMMAND")
     pack = data.add_parser("pack", help="write the fast form of a folder of frames")
     pack.add_argument("folder", metavar="FOLDER", help="<split>/<clip>/{blur,sharp}/<frame>.png|jpg")
@@ -271,13 +286,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import load_model
-
     _keep_compiled()
     if arguments.pipe:
         _deblur_pipe(arguments, work)
         return
     from jaxdeblur.restoration.batch import Job, Outcome, plan_jobs, run_job, run_jobs
+    from jaxdeblur.restoration.export import load_restorer
     from jaxdeblur.restoration.memory import parse_bytes
 
     if len(arguments.paths) < 2:
@@ -302,7 +316,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         "lossless": arguments.lossless,
     }
     options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_model(arguments.checkpoint, **options)
+    model, variables = load_restorer(arguments.checkpoint, **options)
 
     def run(job: Job) -> int:
         with _progress_bar(job.source.name, work) as progress:
@@ -329,13 +343,13 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.restoration.export import load_restorer
     from jaxdeblur.restoration.live import deblur_pipe
 
     if arguments.paths:
         raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
     options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_model(arguments.checkpoint, **options)
+    model, variables = load_restorer(arguments.checkpoint, **options)
     raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
     if sys.stdout.isatty():
         raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
@@ -513,6 +527,25 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
     picture = saliency_of_frame(arguments.source, model, each, frame=arguments.frame, region_px=region_px)
     write_image(arguments.target, ImageFile(picture))
     print(f"{arguments.target}: {', '.join(each)}")
+
+
+def _export(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
+
+    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
+    platforms = PLATFORMS if arguments.platforms is None else arguments.platforms
+    model, variables = load_model(arguments.checkpoint, **options)
+    try:
+        difference = export_model(arguments.target, model, variables, platforms=platforms)
+    except DifferentResultsError:
+        work.has_begun = True
+        raise
+    print(f"{arguments.target}: {arguments.target.stat().st_size / 1e6:.2f} MB, for {', '.join(platforms)}")
+    if difference is None:
+        print("not compared with the model, since this machine is none of these")
+    else:
+        print(f"values in [0, 1] differ from the model's by at most {difference:.2g} ({TOLERANCE:.2g} would pass)")
 
 
 def _pack(arguments: argparse.Namespace, work: _Work) -> None:

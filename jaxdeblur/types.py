@@ -40,6 +40,8 @@ BeyondEnds: TypeAlias = Literal["repeat", "alternate"]
 """What a model sees in the place of frames before the first and after the last; see `restoration.clip`."""
 
 PyTree: TypeAlias = Any
+Restorer: TypeAlias = Any
+"""A deblurring model: a Flax module of this package, or what was read from an exported file."""
 Variables: TypeAlias = dict[str, Any]
 """Flax variables: {"params": ..., other collections}."""
 
