@@ -191,11 +191,14 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export", help="write a model as one file that needs neither its code nor a checkpoint"
     )
-    export.add_argument("target", metavar="OUT", type=Path, help="the file to write, .zip")
+    export.add_argument(
+        "target", metavar="OUT", type=Path, help="the file to write: .zip (StableHLO, frames of every size), or .onnx"
+    )
     export.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
     export.add_argument(
-        "--platforms", metavar="P,...", type=_names, help="of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)"
+        "--platforms", metavar="P,...", type=_names, help="of a .zip: of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)"
     )
+    export.add_argument("--size", metavar="WxH", help="of an .onnx: of the frames it is for, in pixels")
     export.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
@@ -532,16 +535,28 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
 def _export(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.checkpoint import load_model
     from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
+    from jaxdeblur.restoration.onnx_export import export_onnx
 
+    target, is_onnx = arguments.target, arguments.target.suffix.lower() == ".onnx"
+    if is_onnx == (arguments.size is None) or (is_onnx and arguments.platforms is not None):
+        raise ValueError(
+            f"{target}: an .onnx is for frames of one --size and for no platform; a .zip is for frames of every size "
+            "and for --platforms"
+        )
     options = {"compute_dtype": arguments.precision} if arguments.precision else {}
     platforms = PLATFORMS if arguments.platforms is None else arguments.platforms
+    size_px = _size(arguments.size, "--size") if is_onnx else None
     model, variables = load_model(arguments.checkpoint, **options)
     try:
-        difference = export_model(arguments.target, model, variables, platforms=platforms)
+        if size_px is not None:
+            difference: float | None = export_onnx(target, model, variables, size=size_px)
+        else:
+            difference = export_model(target, model, variables, platforms=platforms)
     except DifferentResultsError:
         work.has_begun = True
         raise
-    print(f"{arguments.target}: {arguments.target.stat().st_size / 1e6:.2f} MB, for {', '.join(platforms)}")
+    serves = f"frames of {arguments.size}" if is_onnx else ", ".join(platforms)
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, for {serves}")
     if difference is None:
         print("not compared with the model, since this machine is none of these")
     else:
