@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +95,7 @@ class ExportedModel:
 
 
 def export_model(
-    target: StrPath, model: nn.Module, variables: Variables, *, platforms: Sequence[str] = PLATFORMS
+    target: StrPath, model: Restorer, variables: Variables, *, platforms: Sequence[str] = PLATFORMS
 ) -> float | None:
     """Writes a model as one file, for frames of every size and for all platforms at once.
 
@@ -138,11 +137,7 @@ def export_model(
         if export.default_export_platform() not in platforms:
             return None
         difference = _largest_difference(load_exported(partial), (model, variables))
-        if not difference <= TOLERANCE:  # NaN fails this, too
-            raise DifferentResultsError(
-                f"{target}: what was exported restores frames that differ from the model's by {difference:.2g}, of "
-                f"values in [0, 1]; expected at most {TOLERANCE:.2g}. Nothing is written; please report this"
-            )
+        check_difference(difference, target)
     return difference
 
 
@@ -204,11 +199,25 @@ def load_restorer(path: str | Path, **options: Any) -> tuple[Restorer, Variables
     return load_exported(path)
 
 
-def _exported(model: Any, variables: Variables, platforms: Sequence[str]) -> dict[str, export.Exported]:
+def check_restorer(model: Any) -> None:
+    """Raises ValueError for a network that restores no frames."""
     if not hasattr(model, "step"):
         raise ValueError(
             f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
         )
+
+
+def check_difference(difference: float, target: Path) -> None:
+    """Raises DifferentResultsError if what was to become a file lies too far from its model."""
+    if not difference <= TOLERANCE:  # NaN fails this, too
+        raise DifferentResultsError(
+            f"{target}: what was exported restores frames that differ from the model's by {difference:.2g}, of values "
+            f"in [0, 1]; expected at most {TOLERANCE:.2g}. Nothing is written; please report this"
+        )
+
+
+def _exported(model: Restorer, variables: Variables, platforms: Sequence[str]) -> dict[str, export.Exported]:
+    check_restorer(model)
     height, width = export.symbolic_shape(f"{model.size_multiple}*h, {model.size_multiple}*w")
     window = jax.ShapeDtypeStruct((1, model.past_frames + 1 + model.future_frames, height, width, 3), jnp.float32)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _by_path(variables))

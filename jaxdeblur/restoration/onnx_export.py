@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +21,14 @@ import numpy as np
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.data.image_io import StrPath, replacing
 from jaxdeblur.restoration.clip import restore
-from jaxdeblur.restoration.export import TOLERANCE, DifferentResultsError
-from jaxdeblur.types import Variables
+from jaxdeblur.restoration.export import check_difference, check_restorer
+from jaxdeblur.types import Restorer, Variables
 
 SUFFIX = ".onnx"
 _COMPARED_FRAMES = 3
 
 
-def export_onnx(target: StrPath, model: nn.Module, variables: Variables, *, size: tuple[int, int]) -> float:
+def export_onnx(target: StrPath, model: Restorer, variables: Variables, *, size: tuple[int, int]) -> float:
     """Writes a model as ONNX. Before the files get their names they restore a clip of noise beside the model.
 
     Args:
@@ -51,18 +50,23 @@ def export_onnx(target: StrPath, model: nn.Module, variables: Variables, *, size
         raise ImportError(
             f'writing {target} needs jax2onnx: pip install "jaxdeblur[onnx]" (only to do that)'
         ) from error
-    target, restorer = Path(target), _checked(Path(target), model, size)
+    target = Path(target)
+    if target.suffix.lower() != SUFFIX:
+        raise ValueError(f"{target}: expected a name that ends in {SUFFIX}")
+    check_restorer(model)
+    if min(size) < 1 or any(side % model.size_multiple for side in size):
+        raise ValueError(f"the size is {size[1]}x{size[0]}; expected multiples of {model.size_multiple}")
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # a line for every shape that it does not infer
-    frames = restorer.past_frames + 1 + restorer.future_frames
+    frames = model.past_frames + 1 + model.future_frames
     window = jax.ShapeDtypeStruct((1, frames, *size, 3), jnp.float32)
-    carry, structure = jax.tree.flatten(jax.eval_shape(lambda x: restorer.apply(variables, x, method="start"), window))
+    carry, structure = jax.tree.flatten(jax.eval_shape(lambda x: model.apply(variables, x, method="start"), window))
     memory = [f"memory_{number}" for number in range(len(carry))]
 
     def start(window: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(jax.tree.leaves(restorer.apply(variables, window, method="start")))
+        return tuple(jax.tree.leaves(model.apply(variables, window, method="start")))
 
     def step(window: jax.Array, *carry: jax.Array) -> tuple[jax.Array, ...]:
-        after, outputs = restorer.apply(variables, jax.tree.unflatten(structure, carry), window, method="step")
+        after, outputs = model.apply(variables, jax.tree.unflatten(structure, carry), window, method="step")
         # Copies, for what is handed on as it came would have two names.
         return outputs.restored, *map(jnp.copy, jax.tree.leaves(after))
 
@@ -85,32 +89,15 @@ def export_onnx(target: StrPath, model: nn.Module, variables: Variables, *, size
         clip = np.random.default_rng(0).random((_COMPARED_FRAMES, *size, 3), np.float32)
         try:
             sessions = [onnxruntime.InferenceSession(graph, _quiet(onnxruntime)) for graph in graphs.values()]
-            restored = _restored(clip, restorer, *sessions)
+            restored = _restored(clip, model, *sessions)
         except Exception as error:  # of types of its own
             raise ValueError(f"{target}: onnxruntime cannot run what was converted ({error})") from error
         difference = float(np.max(np.abs(restored - restore(clip, model, variables))))
-        if not difference <= TOLERANCE:  # NaN fails this, too
-            raise DifferentResultsError(
-                f"{target}: what was converted restores frames that differ from the model's by {difference:.2g}, of "
-                f"values in [0, 1]; expected at most {TOLERANCE:.2g}. Nothing is written; please report this"
-            )
+        check_difference(difference, target)
     return difference
 
 
-def _checked(target: Path, model: Any, size: tuple[int, int]) -> Any:
-    if target.suffix.lower() != SUFFIX:
-        raise ValueError(f"{target}: expected a name that ends in {SUFFIX}")
-    if not hasattr(model, "step"):
-        raise ValueError(
-            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
-        )
-    height, width = size
-    if min(size) < 1 or height % model.size_multiple or width % model.size_multiple:
-        raise ValueError(f"the size is {width}x{height}; expected multiples of {model.size_multiple}")
-    return model
-
-
-def _restored(clip: np.ndarray, model: Any, step: Any, start: Any = None) -> np.ndarray:
+def _restored(clip: np.ndarray, model: Restorer, step: Any, start: Any = None) -> np.ndarray:
     """What the graphs make of frames (T, H, W, 3), limited to [0, 1] as restored ones are."""
     memory: dict[str, np.ndarray] = {}
     restored = []

@@ -13,7 +13,7 @@ from tiny_video import smooth_frames
 from jaxdeblur import cli, create_model, restore
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.models import initial_variables
-from jaxdeblur.restoration import onnx_export
+from jaxdeblur.restoration import export
 from jaxdeblur.restoration.export import DifferentResultsError
 from jaxdeblur.restoration.onnx_export import export_onnx
 
@@ -86,8 +86,8 @@ def test_what_cannot_be_converted_or_run_says_so(tmp_path, onnxruntime, monkeypa
         export_onnx(tmp_path / "m.zip", IdentityModel(), {}, size=(8, 16))
     with pytest.raises(ValueError, match="PWCNet is no deblurring model"):
         export_onnx(path, create_model("pwcnet"), {}, size=(64, 64))
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
-    with pytest.raises(DifferentResultsError, match=r"m\.onnx: what was converted .* differ from the model's by 0"):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(DifferentResultsError, match=r"m\.onnx: what was exported .* differ from the model's by 0"):
         export_onnx(path, IdentityModel(), {}, size=(8, 16))
     assert os.listdir(tmp_path) == []
 
