@@ -10,8 +10,8 @@ A file is a zip of
 
 Arguments are the model's own, float32 windows (1, frames, H, W, 3) in [0, 1] of any H and W that are multiples of what
 it needs; variables are a dictionary by path, a carry is the tuple of its leaves. Weights are arguments, because inside
-the functions they would stand twice, and compilers would try to fold them. Any program that runs StableHLO can run the
-functions; `load_exported` makes of the file what `restore` takes.
+the functions they would stand twice, and compilers would try to fold them. `load_exported` makes of the file what
+`restore` takes; without this package, `jax.export.deserialize` gives the functions and their StableHLO.
 """
 
 import contextlib
@@ -130,7 +130,7 @@ def export_model(
     with replacing(target) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("manifest.json", json.dumps(manifest, indent=2))
-            with archive.open("variables.npz", "w") as stream:
+            with archive.open("variables.npz", "w", force_zip64=True) as stream:
                 np.savez(stream, **jax.tree.map(np.asarray, _by_path(variables)))
             for name, function in functions.items():
                 archive.writestr(f"{name}.bin", function.serialize())
@@ -152,16 +152,16 @@ def load_exported(path: StrPath) -> tuple[ExportedModel, Variables]:
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(archive.read("manifest.json"))
-            written_as, written_by = manifest["format"], manifest["jax"]
+            if manifest["format"] != _FORMAT:
+                raise ValueError(f"format is {manifest['format']}, expected {_FORMAT}: update jaxdeblur")
+            written_by = manifest["jax"]
             contract = {field: manifest[field] for field in _CONTRACT}
             platforms = tuple(manifest["platforms"])
             serialized = {function: archive.read(f"{function}.bin") for function in ("start", "step")}
             # Out of memory, since reading it in places would unpack it from the beginning each time.
             variables = dict(np.load(io.BytesIO(archive.read("variables.npz"))))
     except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
-        raise ValueError(f"{name}: damaged, or not written by jaxdeblur export ({error})") from error
-    if written_as != _FORMAT:
-        raise ValueError(f"{name}: is of format {written_as}; this jaxdeblur reads {_FORMAT}: update it")
+        raise ValueError(f"{name}: damaged, too new, or not written by jaxdeblur export ({error})") from error
     here = export.default_export_platform()
     if here not in platforms:
         raise ValueError(
