@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="videos or folders of images; then a video (.mp4, .mov, .mkv, .webm), a new folder for frames, or a "
         "folder for what becomes of several",
     )
-    deblur.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    deblur.add_argument("--checkpoint", metavar="PATH", required=True, help="a saved model, or an exported one")
     deblur.add_argument(
         "--compare",
         metavar="PATH",
@@ -188,6 +188,24 @@ def _parser() -> argparse.ArgumentParser:
     saliency.add_argument("--region", metavar="X,Y,W,H", help="restored pixels that are asked about (default: all)")
     saliency.set_defaults(run=_saliency)
 
+    export = commands.add_parser(
+        "export", help="write a model as one file that needs neither its code nor a checkpoint"
+    )
+    export.add_argument(
+        "target", metavar="OUT", type=Path, help="the file to write: .zip (StableHLO, frames of every size), or .onnx"
+    )
+    export.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    export.add_argument(
+        "--platforms", metavar="P,...", type=_names, help="of a .zip: of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)"
+    )
+    export.add_argument("--size", metavar="WxH", help="of an .onnx: of the frames it is for, in pixels")
+    export.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the network's arithmetic (default: as it was trained)",
+    )
+    export.set_defaults(run=_export)
+
     data = commands.add_parser("data", help="prepare training data").add_subparsers(required=True, metavar="COMMAND")
     pack = data.add_parser("pack", help="write the fast form of a folder of frames")
     pack.add_argument("folder", metavar="FOLDER", help="<split>/<clip>/{blur,sharp}/<frame>.png|jpg")
@@ -271,13 +289,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import load_model
-
     _keep_compiled()
     if arguments.pipe:
         _deblur_pipe(arguments, work)
         return
     from jaxdeblur.restoration.batch import Job, Outcome, plan_jobs, run_job, run_jobs
+    from jaxdeblur.restoration.export import load_restorer
     from jaxdeblur.restoration.memory import parse_bytes
 
     if len(arguments.paths) < 2:
@@ -302,7 +319,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         "lossless": arguments.lossless,
     }
     options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_model(arguments.checkpoint, **options)
+    model, variables = load_restorer(arguments.checkpoint, **options)
 
     def run(job: Job) -> int:
         with _progress_bar(job.source.name, work) as progress:
@@ -329,13 +346,13 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.restoration.export import load_restorer
     from jaxdeblur.restoration.live import deblur_pipe
 
     if arguments.paths:
         raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
     options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_model(arguments.checkpoint, **options)
+    model, variables = load_restorer(arguments.checkpoint, **options)
     raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
     if sys.stdout.isatty():
         raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
@@ -513,6 +530,37 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
     picture = saliency_of_frame(arguments.source, model, each, frame=arguments.frame, region_px=region_px)
     write_image(arguments.target, ImageFile(picture))
     print(f"{arguments.target}: {', '.join(each)}")
+
+
+def _export(arguments: argparse.Namespace, work: _Work) -> None:
+    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
+    from jaxdeblur.restoration.onnx_export import export_onnx
+
+    target, is_onnx = arguments.target, arguments.target.suffix.lower() == ".onnx"
+    if is_onnx == (arguments.size is None) or (is_onnx and arguments.platforms is not None):
+        raise ValueError(
+            f"{target}: an .onnx is for frames of one --size and for no platform; a .zip is for frames of every size "
+            "and for --platforms"
+        )
+    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
+    platforms = PLATFORMS if arguments.platforms is None else arguments.platforms
+    size_px = _size(arguments.size, "--size") if is_onnx else None
+    model, variables = load_model(arguments.checkpoint, **options)
+    try:
+        if size_px is not None:
+            difference: float | None = export_onnx(target, model, variables, size=size_px)
+        else:
+            difference = export_model(target, model, variables, platforms=platforms)
+    except DifferentResultsError:
+        work.has_begun = True
+        raise
+    serves = f"frames of {arguments.size}" if is_onnx else ", ".join(platforms)
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, for {serves}")
+    if difference is None:
+        print("not compared with the model, since this machine is none of these")
+    else:
+        print(f"values in [0, 1] differ from the model's by at most {difference:.2g} ({TOLERANCE:.2g} would pass)")
 
 
 def _pack(arguments: argparse.Namespace, work: _Work) -> None:

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import jax
 import numpy as np
+from jax import export
 from jaxtyping import Bool, Float, Integer
 
 if TYPE_CHECKING:
     # Shapes and dtypes are checked at run time; for a static checker the union below would only forbid arithmetic.
     Array: TypeAlias = Any
+    Pixels: TypeAlias = int
 else:
     Array: TypeAlias = jax.Array | np.ndarray  # JAX's gradient checker and users both pass NumPy arrays
+    Pixels: TypeAlias = int | type(export.symbolic_shape("h")[0])  # while a model is exported, a multiple of h, say
 
 Image: TypeAlias = Float[Array, "... _h _w _c"]
 Clip: TypeAlias = Float[Array, "... _t _h _w _c"]
@@ -37,6 +40,8 @@ BeyondEnds: TypeAlias = Literal["repeat", "alternate"]
 """What a model sees in the place of frames before the first and after the last; see `restoration.clip`."""
 
 PyTree: TypeAlias = Any
+Restorer: TypeAlias = Any
+"""A deblurring model: a Flax module of this package, or what was read from an exported file."""
 Variables: TypeAlias = dict[str, Any]
 """Flax variables: {"params": ..., other collections}."""
 

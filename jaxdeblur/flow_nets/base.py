@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from jaxdeblur.types import Features, Image
+from jaxdeblur.types import Features, Image, Pixels
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_transposed = nn.initializers.variance_scaling(4 * 2.0, "fan_in", "normal")
@@ -13,7 +13,7 @@ def leaky_relu(x: Features) -> Features:
     return nn.leaky_relu(x, negative_slope=0.1)
 
 
-def rounded_up(height: int, width: int, multiple: int) -> tuple[int, int]:
+def rounded_up(height: Pixels, width: Pixels, multiple: int) -> tuple[Pixels, Pixels]:
     """The least multiples that are no less."""
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
@@ -28,7 +28,7 @@ def check_images(*images: Image) -> None:
         )
 
 
-def check_multiple(method: str, height: int, width: int, multiple: int) -> None:
+def check_multiple(method: str, height: Pixels, width: Pixels, multiple: int) -> None:
     """Raises ValueError, which names the method that was called, if a size is no multiple."""
     if (height, width) != rounded_up(height, width, multiple):
         raise ValueError(
@@ -37,7 +37,7 @@ def check_multiple(method: str, height: int, width: int, multiple: int) -> None:
         )
 
 
-def check_encoded_size(encoded: tuple[int, int], height: int, width: int, multiple: int) -> None:
+def check_encoded_size(encoded: tuple[Pixels, Pixels], height: Pixels, width: Pixels, multiple: int) -> None:
     """Raises ValueError unless what was encoded, of that size, are images of height x width."""
     if encoded != rounded_up(height, width, multiple):
         raise ValueError(

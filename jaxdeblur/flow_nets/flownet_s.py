@@ -43,7 +43,7 @@ from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.layers.norm import BatchNorm
 from jaxdeblur.ops.flow import resize_flow
 from jaxdeblur.ops.resample import resize_bilinear
-from jaxdeblur.types import Features, Flow, Image
+from jaxdeblur.types import Features, Flow, Image, Pixels
 
 FLOW_UNIT_PX = 20.0
 SIZE_MULTIPLE = 64
@@ -239,7 +239,7 @@ class FlowNetBase(nn.Module):
         height, width = rounded_up(height, width, SIZE_MULTIPLE)
         return resize_bilinear(jnp.asarray(image, jnp.float32), height, width, align_corners=False)
 
-    def match(self, encoding_1: Image, encoding_0: Image, height: int, width: int) -> Flow:
+    def match(self, encoding_1: Image, encoding_0: Image, height: Pixels, width: Pixels) -> Flow:
         """Flow from what `encode` has made of two images of height x width pixels.
 
         Returns:

@@ -51,7 +51,7 @@ from jaxdeblur.ops.correlation import local_cost_volume
 from jaxdeblur.ops.flow import resize_flow
 from jaxdeblur.ops.resample import resize_bilinear
 from jaxdeblur.ops.warp import inside_weight, warp_backward
-from jaxdeblur.types import CostVolume, Features, Flow, Image
+from jaxdeblur.types import CostVolume, Features, Flow, Image, Pixels
 
 PWC_FLOW_SCALE = 20.0
 SIZE_MULTIPLE = 64
@@ -183,7 +183,7 @@ class PWCNet(nn.Module):
         self.sow("intermediates", "frame", frame)
         return {level: _with_lead(x, lead) for level, x in self.features(frame).items()}
 
-    def match(self, encoding_1: Encoding, encoding_0: Encoding, height: int, width: int) -> Flow:
+    def match(self, encoding_1: Encoding, encoding_0: Encoding, height: Pixels, width: Pixels) -> Flow:
         """Flow from what `encode` has made of two images of height x width pixels.
 
         Returns:

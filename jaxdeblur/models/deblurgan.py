@@ -32,6 +32,7 @@ from jaxdeblur.layers.conv import Conv, ConvTranspose
 from jaxdeblur.layers.norm import instance_norm
 from jaxdeblur.models.dbn import stretched_difference
 from jaxdeblur.models.windows import check_window, restore_all_windows
+from jaxdeblur.ops.resample import pad_mirrored
 from jaxdeblur.types import BeyondEnds, Border, Clip, Features, Image, PyTree
 
 SIZE_MULTIPLE = 4
@@ -158,9 +159,7 @@ class DeblurGAN(nn.Module):
         )
 
     def _mirrored(self, name: str, x: Features, channels: int, kernel_size: int) -> Features:
-        around = kernel_size // 2
-        padded = jnp.pad(x, [(0, 0), (around, around), (around, around), (0, 0)], mode="reflect")
-        return self._conv(name, channels, kernel_size, padding=0)(padded)
+        return self._conv(name, channels, kernel_size, padding=0)(pad_mirrored(x, kernel_size // 2))
 
 
 _NORMAL: Any = normal(0.02)

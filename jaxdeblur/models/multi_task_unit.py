@@ -34,7 +34,7 @@ from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.flow import flow_to_colour
 from jaxdeblur.ops.warp import warp_blocks
-from jaxdeblur.types import BeyondEnds, Border, Clip, CostVolume, Displacement, Features, Image
+from jaxdeblur.types import BeyondEnds, Border, Clip, CostVolume, Displacement, Features, Image, Pixels
 
 QUARTER = 4
 """Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
@@ -204,7 +204,7 @@ class MultiTaskUnits(nn.Module):
     def _dtype(self) -> Any:
         return jnp.dtype(self.config.compute_dtype)
 
-    def init_carry(self, batch: int, height: int, width: int) -> MultiTaskUnitCarry:
+    def init_carry(self, batch: int, height: Pixels, width: Pixels) -> MultiTaskUnitCarry:
         """The carry before the first frame. Needs no parameters."""
         _check_size(height, width)
         c = self.config.channels
@@ -351,7 +351,7 @@ class MultiTaskUnits(nn.Module):
         return image + blurred if self.config.residual else image
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: Pixels, width: Pixels) -> None:
     if height % QUARTER or width % QUARTER:
         raise ValueError(
             f"height and width are {height} x {width}; expected multiples of {QUARTER}: use pad_to_multiple, or "

@@ -117,9 +117,13 @@ def _blocks(features_1: jax.Array, features_0: jax.Array, radius: int) -> tuple[
     extra = blocks * n - width
     block_1 = jnp.pad(features_1, ((0, 0), (0, 0), (0, extra), (0, 0)))
     block_1 = block_1.reshape(batch, height, blocks, n, channels).transpose(0, 2, 1, 3, 4)
-    padded_0 = jnp.pad(features_0, ((0, 0), (radius, radius), (radius, radius + extra), (0, 0)))
-    reach_0 = jnp.stack([padded_0[:, :, k * n : k * n + n + 2 * radius] for k in range(blocks)], axis=1)
-    return block_1, reach_0
+    # Every block beside those that follow it: to cut out one after the other their number would have to be known, and
+    # of symbolic sizes (jax.export) it is not.
+    further = -(-2 * radius // n)
+    padded_0 = jnp.pad(features_0, ((0, 0), (radius, radius), (radius, further * n - radius + extra), (0, 0)))
+    cells_0 = padded_0.reshape(batch, height + 2 * radius, blocks + further, n, channels)
+    reach_0 = jnp.concatenate([cells_0[:, :, k : k + blocks] for k in range(further + 1)], axis=3)
+    return block_1, reach_0[:, :, :, : n + 2 * radius].transpose(0, 2, 1, 3, 4)
 
 
 def _band(product: jax.Array, radius: int) -> jax.Array:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.ops.resample import resize_bilinear
-from jaxdeblur.types import Features, Flow, Image
+from jaxdeblur.types import Features, Flow, Image, Pixels
 
 _WHEEL_HUES = (0, 15, 21, 25, 36, 49, 55)
 """Where the corners of the colour wheel lie among its 55 hues: red, yellow, green, cyan, blue, magenta, red again."""
@@ -12,7 +12,7 @@ _WHEEL_RGB = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), 
 _BEYOND_MAX = 0.75
 
 
-def resize_flow(flow_1to0: Flow, height: int, width: int, *, align_corners: bool) -> Flow:
+def resize_flow(flow_1to0: Flow, height: Pixels, width: Pixels, *, align_corners: bool) -> Flow:
     """Resizes a flow and its vectors with it, so that it stays in pixels of its own resolution.
 
     u scales by width / W and v by height / H (with align_corners too: the frames' extents scale, whichever points the

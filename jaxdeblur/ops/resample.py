@@ -4,12 +4,15 @@ Pixel (x, y) = (0, 0) is the centre of the top-left pixel, so no alignment conve
 Images may have any range and channel count; results keep the image's dtype, weights are computed in float32.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Float
 
-from jaxdeblur.types import Array, Border, Image, Mask
+from jaxdeblur.types import Array, Border, Image, Mask, Pixels
 
 BORDERS: tuple[Border, ...] = ("zeros", "edge")
 
@@ -77,7 +80,7 @@ def _sample_one(image: jax.Array, x: jax.Array, y: jax.Array, border: Border) ->
     return out.astype(image.dtype), inside
 
 
-def resize_bilinear(image: Image, height: int, width: int, *, align_corners: bool) -> Image:
+def resize_bilinear(image: Image, height: Pixels, width: Pixels, *, align_corners: bool) -> Image:
     """Resizes (..., H, W, C) to (..., height, width, C) by bilinear interpolation without anti-aliasing.
 
     With align_corners the centres of the corner pixels map onto each other; without, the outer edges of the frame do
@@ -88,20 +91,22 @@ def resize_bilinear(image: Image, height: int, width: int, *, align_corners: boo
     return image
 
 
-def _resize_axis(image: jax.Array, axis: int, size: int, align_corners: bool) -> jax.Array:
+def _resize_axis(image: jax.Array, axis: int, size: Pixels, align_corners: bool) -> jax.Array:
     old = image.shape[axis]
     if old == size:
         return image
-    position = np.arange(size, dtype=np.float64)
+    # Positions are fractions of whole numbers: those of symbolic sizes (jax.export) are computed on the device, without
+    # float64. There 32 bits reach as far as sizes whose product is 2^30.
+    number: Any = (jnp if export.is_symbolic_dim(old * size) else np).arange(size)
     if align_corners:
-        position *= (old - 1) / (size - 1) if size > 1 else 0.0
+        numerator, denominator = number * (old - 1), max(size - 1, 1)
     else:
-        position = np.clip((position + 0.5) * old / size - 0.5, 0, old - 1)
-    first = np.minimum(np.floor(position).astype(np.int32), max(old - 2, 0))
-    second = np.minimum(first + 1, old - 1)
+        numerator, denominator = ((2 * number + 1) * old - size).clip(0, 2 * size * (old - 1)), 2 * size
+    first = numerator // denominator
+    second = (first + 1).clip(0, old - 1)
     shape = [1] * image.ndim
     shape[axis] = size
-    weight = jnp.asarray((position - first).reshape(shape), jnp.float32)
+    weight = jnp.asarray((numerator % denominator / denominator).reshape(shape), jnp.float32)
     near, far = (jnp.take(image, index, axis=axis).astype(jnp.float32) for index in (first, second))
     return ((1 - weight) * near + weight * far).astype(image.dtype)
 
@@ -157,6 +162,22 @@ def pad_to_multiple(image: Image, multiple: int, border: Border = "edge") -> tup
     height, width = image.shape[-3:-1]
     pad = [(0, 0)] * (image.ndim - 3) + [(0, -height % multiple), (0, -width % multiple), (0, 0)]
     return jnp.pad(image, pad, mode="edge" if border == "edge" else "constant"), (height, width)
+
+
+def pad_mirrored(image: Image, around: int) -> Image:
+    """Adds rows and columns on all sides that mirror those inside; the edge is not repeated, unless it is all there is.
+
+    Args:
+        around: how many, fewer than rows and columns there are.
+    """
+    if not any(map(export.is_symbolic_dim, image.shape)):
+        return jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [(around, around)] * 2 + [(0, 0)], mode="reflect")
+    # jnp.pad would have to know whether there is more than one.
+    for axis in (-3, -2):
+        last = image.shape[axis] - 1
+        number = jnp.abs(jnp.arange(-around, last + 1 + around))
+        image = jnp.take(image, jnp.clip(jnp.minimum(number, 2 * last - number), 0, last), axis=axis)
+    return image
 
 
 def unpad(image: Image, size: tuple[int, int]) -> Image:

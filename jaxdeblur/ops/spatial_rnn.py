@@ -43,7 +43,8 @@ def four_direction_recurrence(features: Features, weights: Features, *, form: Fo
         weights: w, (B, H, W, 4 C): a block of C channels a direction, in the order of DIRECTIONS. Between -1 and 1 the
             recurrence is stable, whatever the length.
         form: None takes what measured fastest on CPU ("blocked", see benchmarks/recurrence.py), "kernel" on an NVIDIA
-            GPU as far as its indices reach, and "chunked" elsewhere; the last two are not yet timed.
+            GPU as far as its indices reach, and "chunked" elsewhere; the last two are not yet timed. Of symbolic sizes
+            (jax.export), multiples of 8, the kernel takes none.
             "sequential": one position after the other, the scanned axis first in memory.
             "blocked": likewise, both senses at once, blocks of positions in place, so that nothing is transposed.
             "associative": a tree of compositions of affine maps.

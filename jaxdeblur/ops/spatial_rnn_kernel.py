@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -175,8 +176,9 @@ def _launch(
 
 
 def fits(weights: Features) -> bool:
-    """Whether the kernels' 32-bit indices reach all of a device's share."""
-    return weights.size < 2**31
+    """Whether the kernels' 32-bit indices reach all of a device's share; not known of symbolic sizes (jax.export), of
+    which Triton could not lower them, either."""
+    return not any(map(export.is_symbolic_dim, weights.shape)) and weights.size < 2**31
 
 
 def _check_reach(weights: Features) -> None:

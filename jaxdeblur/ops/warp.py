@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxdeblur.ops.resample import sample_bilinear
-from jaxdeblur.types import Array, Border, Displacement, Features, Flow, Image, Mask
+from jaxdeblur.types import Array, Border, Displacement, Features, Flow, Image, Mask, Pixels
 
 
 def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[Image, Mask]:
@@ -42,7 +42,7 @@ def inside_weight(flow_1to0: Flow) -> Float[Array, "... _h _w"]:
         (..., H, W) float32 in [0, 1]. Carries no gradient.
     """
 
-    def inside(position: jax.Array, size: int) -> jax.Array:
+    def inside(position: jax.Array, size: Pixels) -> jax.Array:
         beyond = jnp.maximum(-position, position - (size - 1))
         return jnp.where(jnp.isnan(position), 0.0, jnp.clip(1 - beyond, 0.0, 1.0))
 

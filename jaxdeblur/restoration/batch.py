@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from jaxdeblur.data.video_writer import VIDEO_SUFFIXES
 from jaxdeblur.restoration.files import deblur_folder, deblur_video
-from jaxdeblur.types import Variables
+from jaxdeblur.types import Restorer, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _compare_name(source: Path, target: Path, compare: Path | None) -> Path | No
 
 def run_job(
     job: Job,
-    model: nn.Module,
+    model: Restorer,
     variables: Variables,
     of_all: dict[str, Any],
     of_videos: dict[str, Any],

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +14,14 @@ import numpy as np
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.ops.resample import unpad
 from jaxdeblur.restoration.steps import TiledFrames, Tiling, WholeFrames, to_model
-from jaxdeblur.types import Array, PyTree, Variables
+from jaxdeblur.types import Array, PyTree, Restorer, Variables
 
 Explain = Callable[[int, dict[str, np.ndarray]], None]
 
 
 def restore(
     frames: Array | Iterable[Array],
-    model: nn.Module,
+    model: Restorer,
     variables: Variables,
     *,
     tiling: Tiling | None = None,
@@ -38,7 +37,8 @@ def restore(
     Args:
         frames: gamma-encoded RGB, (T, H, W, 3); or any iterable of (H, W, 3), of which no more than the
             model's window and a few frames are held at a time. uint8, uint16, or floating in [0, 1].
-        model: a deblurring model of this package (`create_model`); `jaxdeblur.models` says what it must have.
+        model: a deblurring model of this package (`create_model`), or an exported one (`restoration.export`);
+            `jaxdeblur.models` says what it must have.
         variables: its Flax variables.
         tiling: restore each frame in parts, for frames too large for the device's memory; see `restoration.memory`.
         progress: called with the number of frames restored so far.

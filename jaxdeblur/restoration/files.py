@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
 from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, write_image
@@ -32,7 +31,7 @@ from jaxdeblur.restoration.gate import Gate
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.restoration.memory import plan, with_precision
 from jaxdeblur.restoration.steps import Tiling
-from jaxdeblur.types import Variables
+from jaxdeblur.types import Restorer, Variables
 
 Progress = Callable[[int, int | None], None]
 """Called with the frames finished and, where known, how many there will be."""
@@ -49,7 +48,7 @@ _EXPLAINED = "explained"
 def deblur_video(
     source: StrPath,
     target: StrPath,
-    model: nn.Module,
+    model: Restorer,
     variables: Variables,
     *,
     compare: StrPath | None = None,
@@ -183,7 +182,7 @@ def deblur_video(
 def deblur_folder(
     source: StrPath,
     target: StrPath,
-    model: nn.Module,
+    model: Restorer,
     variables: Variables,
     *,
     compare: StrPath | None = None,
@@ -355,7 +354,7 @@ def _writer(
     )
 
 
-def _about_model(model: nn.Module, variables: Variables) -> dict[str, Any]:
+def _about_model(model: Restorer, variables: Variables) -> dict[str, Any]:
     return {"model": repr(model), "weights": fingerprint(variables)}
 
 

@@ -123,7 +123,7 @@ def plan(
         return Plan(None, None, whole)
     found = _plan_tiles(model, variables, window, budget, beside)
     found_work = math.inf if found is None else _work(found.tiling, window, model)
-    if may_narrow and found_work > _MOST_WORK and hasattr(model, "config"):
+    if may_narrow and hasattr(model, "config") and found_work > _MOST_WORK:  # an exported model has none
         narrow = _plan_tiles(with_precision(model, "bfloat16"), variables, window, budget, beside)
         if narrow is not None and 1.5 * _work(narrow.tiling, window, model) < found_work:
             found = dataclasses.replace(narrow, precision="bfloat16")

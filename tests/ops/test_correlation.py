@@ -2,6 +2,7 @@ import functools
 import inspect
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import jax.test_util
 import numpy as np
@@ -88,6 +89,15 @@ def test_both_forms_agree_in_value_and_gradient(batch, height, width, channels, 
     cotangent = np.random.default_rng(2).standard_normal(rows.shape).astype(np.float32)
     for a, b in zip(rows_vjp(cotangent), displacements_vjp(cotangent), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", [correlation._dot_by_rows, correlation._dot_by_row_displacements])
+def test_one_exported_form_serves_every_size(form):
+    features = jax.ShapeDtypeStruct(jax.export.symbolic_shape("1, h, w, 2"), np.float32)
+    exported = jax.export.export(jax.jit(functools.partial(form, radius=10)))(features, features)
+    for height, width in ((1, 1), (2, 35)):
+        pair = random_pair(5, (1, height, width, 2))
+        np.testing.assert_allclose(exported.call(*pair), cost_oracle(*pair, 10), atol=2e-6)
 
 
 @given(seed=SEEDS)

@@ -2,6 +2,7 @@ import functools
 import inspect
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import jax.test_util
 import numpy as np
@@ -14,6 +15,7 @@ from jaxdeblur.ops.resample import (
     BORDERS,
     downsample_area,
     downsample_tent,
+    pad_mirrored,
     pad_to_multiple,
     resize_bilinear,
     sample_bilinear,
@@ -149,6 +151,29 @@ def test_resize_equals_the_oracle(height, width, align_corners):
     np.testing.assert_allclose(out, resize_oracle(image, height, width, align_corners), atol=2e-6)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_one_exported_resize_serves_every_size(align_corners):
+    image = jax.ShapeDtypeStruct(jax.export.symbolic_shape("4*h, 4*w, 2"), np.float32)
+
+    def down(size):
+        return size // 4 * 3
+
+    def up(size):  # to the next multiple of 7, which may be the size itself
+        return -(-size // 7) * 7
+
+    exported = [
+        jax.export.export(
+            jax.jit(lambda x, to=to: resize_bilinear(x, *map(to, x.shape[:2]), align_corners=align_corners))
+        )(image)
+        for to in (down, up)
+    ]
+    for height, width in ((4, 4), (8, 28), (12, 20)):
+        x = np.random.default_rng(0).standard_normal((height, width, 2)).astype(np.float32)
+        for function, to in zip(exported, (down, up), strict=True):
+            expected = resize_oracle(x, to(height), to(width), align_corners)
+            np.testing.assert_allclose(function.call(x), expected, atol=2e-6)
+
+
 def test_resize_from_a_single_pixel_repeats_it():
     image = np.full((1, 1, 3), 0.25, np.float32)
     for align_corners in (False, True):
@@ -241,3 +266,20 @@ def test_padding_comes_off_again(seed, height, width, multiple, border):
         added = y >= height or x >= width
         expected = 0 if added and border == "zeros" else image[:, min(y, height - 1), min(x, width - 1)]
         np.testing.assert_array_equal(padded[:, y, x], expected)
+
+
+@pytest.mark.parametrize("around", [1, 3])
+def test_mirrored_rows_and_columns_are_those_inside(around):
+    image = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, h, w, 1"), np.float32)
+    exported = jax.export.export(jax.jit(functools.partial(pad_mirrored, around=around)))(image)
+    for height, width in ((1, 4), (around + 1, 7), (6, 5)):
+        x = np.random.default_rng(0).standard_normal((2, height, width, 1)).astype(np.float32)
+
+        def at(i, n):
+            return 0 if n == 1 else n - 1 - abs(n - 1 - abs(i))
+
+        expected = np.zeros((2, height + 2 * around, width + 2 * around, 1), np.float32)
+        for row, column in np.ndindex(*expected.shape[1:3]):
+            expected[:, row, column] = x[:, at(row - around, height), at(column - around, width)]
+        np.testing.assert_array_equal(pad_mirrored(x, around), expected)
+        np.testing.assert_array_equal(exported.call(x), expected)

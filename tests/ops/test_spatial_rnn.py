@@ -2,6 +2,7 @@ import functools
 import inspect
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -286,6 +287,16 @@ def test_what_is_too_large_for_the_kernel_goes_another_way():
     with pytest.raises(ValueError, match=r"less than 2\^31 weights a device, not 2147483648; use form='chunked'"):
         recurrence.trace(*huge, form="kernel")
     assert "triton" not in recurrence.trace(*huge).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_what_is_exported_serves_every_size_and_platform_without_the_kernel():
+    size = jax.export.symbolic_shape("8*h, 8*w")
+    shapes = (jax.ShapeDtypeStruct((1, *size, channels), np.float32) for channels in (2, 8))
+    exported = jax.export.export(recurrence, platforms=("cpu", "cuda", "tpu"))(*shapes)
+    assert "triton" not in exported.mlir_module()
+    for height, width in ((8, 8), (40, 16)):
+        f, w, _ = (x.astype(np.float32) for x in random_case(9, (1, height, width, 2)))
+        assert_close(exported.call(f, w), oracle(f, w))
 
 
 @pytest.mark.parametrize("form", [None, "chunked", "kernel"])
