@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from test_steps import REACH_PX, Remembering, SeesAll
-from tiny_video import smooth_frames, write_video_file
+from tiny_video import write_video_file
 
 from jaxdeblur.restoration import memory
 from jaxdeblur.restoration.clip import restore
@@ -114,31 +114,34 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-def test_three_budgets_are_kept(tmp_path):
-    """A process of its own each; from tiles to whole frames."""
+def test_budgets_are_kept(tmp_path):
+    """A process of its own each: whole frames, then tiles. `benchmarks.video memory` has larger ones."""
     if not os.path.exists("/proc/self/status"):
         pytest.skip("needs Linux's /proc")
     from jaxdeblur.checkpoint import save_model
     from jaxdeblur.models import create_model, initial_variables
 
-    options = {"channels": 4, "residual_blocks": 1}
+    options = {"channels": 16, "residual_blocks": 2}
     variables = initial_variables(jax.random.key(0), create_model("mtu2", **options))
     save_model(tmp_path / "model", name="mtu2", options=options, variables=variables)
-    write_video_file(tmp_path / "in.mp4", smooth_frames(28, 1080, 1920))
+    pattern = np.random.default_rng(0).integers(0, 256, (45, 80, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    write_video_file(tmp_path / "in.mp4", np.stack([np.roll(pattern, 3 * number, 1) for number in range(45)]))
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    ways = []
-    for budget in ("1000M", "1100M", "3G"):
+    ways, budget = [], "2G"
+    for share in (0.95, None):
         command = ["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), f"--checkpoint={tmp_path / 'model'}"]
         done = subprocess.run(
             [sys.executable, "-c", _COMMAND, *command, f"--memory={budget}"],
             env={**os.environ, "PYTHONPATH": root, "XDG_CACHE_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stderr
         planned = 2**30 * float(re.search(r"at most (\S+) GiB", done.stderr)[1])
         taken = 1024 * int(done.stdout.split()[-1])
         ways.append("tiles" in done.stderr)
         assert planned <= parse_bytes(budget) + 2**23  # two decimals were printed
         assert 0.9 * planned < taken < 1.1 * planned, (budget, taken / 2**30, done.stderr)
-    assert ways == [True, True, False]
+        budget = f"{int(share * planned)}" if share else ""
+    assert ways == [False, True]
