@@ -24,10 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     work = _Work()
-    with contextlib.suppress(ValueError):  # only a program's main thread hears signals
-        signal.signal(signal.SIGTERM, _interrupt)
     try:
-        arguments.run(arguments, work)
+        with _ending_as_ctrl_c_does(signal.SIGTERM):
+            arguments.run(arguments, work)
     except (ValueError, OSError, ImportError) as error:
         _print_error(error)
         return 1 if work.has_begun else 2
@@ -37,9 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _interrupt(*_: Any) -> None:
-    """Ends the program as Ctrl-C does."""
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _ending_as_ctrl_c_does(number: signal.Signals) -> Iterator[None]:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(number, interrupt)
+    except ValueError:  # only a program's main thread hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 class _Work:

@@ -14,6 +14,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+# The command keeps what is compiled in the user's folder; tests keep nothing.
+jax.config.update("jax_enable_compilation_cache", False)
 
 import hypothesis
 
