@@ -311,7 +311,10 @@ class VideoWriter:
             data=np.frombuffer(b"".join(map(bytes, self._packets)), np.uint8),
         )
         with replacing(self._segment_path(self._segments_done)) as partial, open(partial, "wb") as file:
-            np.savez(file, **dataclasses.asdict(segment))
+            # Through memory: on a full disk NumPy's half-written archive would complain once more when it goes.
+            archive = io.BytesIO()
+            np.savez(archive, **dataclasses.asdict(segment))
+            file.write(archive.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         self._segments_done += 1
