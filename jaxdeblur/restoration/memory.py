@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdeblur.restoration.steps import BLEND_PX, Tiling, start, step, step_tile, tile_spans, to_model
+from jaxdeblur.restoration.steps import BLEND_PX, Tiling, home, start, step, step_tile, tile_spans, to_model
 from jaxdeblur.types import Array, Variables
 
 TOLERANCE = 1e-3
@@ -268,7 +268,11 @@ def _footprint(
 ) -> int:
     """Bytes that one call takes beside the variables."""
     window = (jax.ShapeDtypeStruct((height, width, 3), dtype),) * frames
-    carry = jax.eval_shape(functools.partial(start, model), variables, window)
+    carry = jax.tree.map(
+        # Placed as carries are, so that JAX takes what is compiled here when the step is called.
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=home(variables)),
+        jax.eval_shape(functools.partial(start, model), variables, window),
+    )
     analysis = function.lower(model, variables, carry, window).compile().memory_analysis()
     of_variables = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     arguments = analysis.argument_size_in_bytes - of_variables

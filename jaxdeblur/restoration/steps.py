@@ -52,8 +52,7 @@ class WholeFrames:
         # The step gives its carry's memory away, hence a copy: a model may hand out one array twice. Put where the
         # variables are, as later carries will be, or JAX would compile the step a second time.
         carry = jax.tree.map(jnp.copy, start(self._model, self._variables, window))
-        where = next((leaf.sharding for leaf in jax.tree.leaves(self._variables)), jax.devices()[0])
-        return jax.device_put(carry, where)
+        return jax.device_put(carry, home(self._variables))
 
     def put_back(self, carry: PyTree, leaves: list[np.ndarray]) -> PyTree:
         """The carry with the values that its leaves had earlier."""
@@ -251,6 +250,12 @@ def span_weights(spans: list[Span]) -> list[np.ndarray]:
     return [
         (weight / total[span.begin : span.end]).astype(np.float32) for span, weight in zip(spans, weights, strict=True)
     ]
+
+
+def home(variables: Variables) -> Any:
+    """The sharding of carries: where the variables are."""
+    alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return next((leaf.sharding for leaf in jax.tree.leaves(variables) if isinstance(leaf, jax.Array)), alone)
 
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("carry",))
