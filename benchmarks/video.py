@@ -2,13 +2,15 @@
 
     python -m benchmarks.video memory  --checkpoint=C [--size 3840x2160] [--frames 16] [--budgets 4G,6G,8G]
     python -m benchmarks.video latency --checkpoint=C [--sizes 640x360,1280x720] [--frames 30]
+    python -m benchmarks.video reach   [MODEL ...]
     python -m benchmarks.video tiles   --checkpoint=C VIDEO... [--side 320] [--halos 0,16,32,64]
     python -m benchmarks.video gate    --checkpoint=C --pairs FOLDER VIDEO...
 
 memory: what a process takes at most (VmHWM), against what it planned. latency: of `deblur --pipe`, and how soon the
-first frame is there, with nothing compiled and with what the run before has kept. tiles: the largest difference to
-whole frames. gate: on clips with truth (FOLDER/<clip>/{blur,sharp}) what the gate leaves of the gain in PSNR, and what
-it saves of their sharp frames; of the videos how near what comes out is to what went in.
+first frame is there, with nothing compiled and with what the run before has kept. reach: how far networks look, as
+published and untrained. tiles: the largest difference to whole frames. gate: on clips with truth
+(FOLDER/<clip>/{blur,sharp}) how sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of
+the sharp frames; of the videos how near what comes out is to what went in.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import measure
@@ -31,8 +34,9 @@ from jaxdeblur.data.image_io import read_rgb_u8
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import write_video
+from jaxdeblur.models import create_model, initial_variables
 from jaxdeblur.restoration.clip import restore
-from jaxdeblur.restoration.gate import Gate, passing_share
+from jaxdeblur.restoration.gate import Gate, passing_share, sharpness
 from jaxdeblur.restoration.memory import reach_px
 from jaxdeblur.restoration.steps import Tiling
 
@@ -47,9 +51,9 @@ sys.exit(code)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "latency", "tiles", "gate"))
-    parser.add_argument("videos", nargs="*", type=Path)
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("what", choices=("memory", "latency", "reach", "tiles", "gate"))
+    parser.add_argument("names", nargs="*", help="videos, or models")
+    parser.add_argument("--checkpoint")
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--size", default="3840x2160", help="width x height")
     parser.add_argument("--sizes", default="640x360,1280x720")
@@ -58,8 +62,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--halos", default="0,16,32,64")
     arguments = parser.parse_intermixed_args()
+    if arguments.checkpoint is None and arguments.what != "reach":
+        parser.error(f"{arguments.what} needs --checkpoint")
+    arguments.videos = [Path(name) for name in arguments.names]
     print(f"{measure.machine()}\n")
-    {"memory": _memory, "latency": _latency, "tiles": _tiles, "gate": _gate}[arguments.what](arguments)
+    ways = {"memory": _memory, "latency": _latency, "reach": _reach, "tiles": _tiles, "gate": _gate}
+    ways[arguments.what](arguments)
 
 
 def _memory(arguments: argparse.Namespace) -> None:
@@ -129,6 +137,14 @@ def _read_exactly(stream: Any, count: int) -> None:
         count -= len(stream.read(count))
 
 
+def _reach(arguments: argparse.Namespace) -> None:
+    print("| model | looks, pixels |\n|---|---|")
+    for name in arguments.names or ("mtu1", "mtu2", "mtu4", "mtu10", "dbn", "vdflow", "cdvd_tsp", "svrnn", "deblurgan"):
+        model = create_model(name)
+        reach = reach_px(model, initial_variables(jax.random.key(0), model))
+        print(f"| {name} | {'everywhere, or more than 512' if reach is None else reach} |", flush=True)
+
+
 def _tiles(arguments: argparse.Namespace) -> None:
     model, variables = load_model(arguments.checkpoint)
     reach = reach_px(model, variables)
@@ -153,18 +169,19 @@ def _gate(arguments: argparse.Namespace) -> None:
 
     if arguments.pairs is not None:
         print(
-            "| clip | gain, dB | with the gate | share | sharp frames against themselves, dB | with the gate | share |"
+            "| clip | sharpness | gain, dB | with the gate | share "
+            "| of sharp frames | against themselves, dB | with the gate | share |"
         )
-        print("|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|")
         for clip in sorted(folder for folder in arguments.pairs.iterdir() if (folder / "sharp").is_dir()):
             blurred, sharp = _pairs(clip)
             free, gated, share = shown(blurred)
             before = _psnr_db(blurred, sharp)
             free_sharp, gated_sharp, share_sharp = shown(sharp)
             print(
-                f"| {clip.name} | {_psnr_db(free, sharp) - before:+.2f} | {_psnr_db(gated, sharp) - before:+.2f} | "
-                f"{share:.2f} | {_psnr_db(free_sharp, sharp):.1f} | {_psnr_db(gated_sharp, sharp):.1f} | "
-                f"{share_sharp:.2f} |",
+                f"| {clip.name} | {_range(blurred)} | {_psnr_db(free, sharp) - before:+.2f} | "
+                f"{_psnr_db(gated, sharp) - before:+.2f} | {share:.2f} | {_range(sharp)} | "
+                f"{_psnr_db(free_sharp, sharp):.1f} | {_psnr_db(gated_sharp, sharp):.1f} | {share_sharp:.2f} |",
                 flush=True,
             )
         print()
@@ -175,6 +192,11 @@ def _gate(arguments: argparse.Namespace) -> None:
         print(
             f"| {video.name} | {_psnr_db(free, frames):.1f} | {_psnr_db(gated, frames):.1f} | {share:.2f} |", flush=True
         )
+
+
+def _range(frames: np.ndarray) -> str:
+    found = [sharpness(frame) for frame in frames]
+    return f"{min(found):.2f}-{max(found):.2f}"
 
 
 def _pairs(clip: Path) -> tuple[np.ndarray, np.ndarray]:

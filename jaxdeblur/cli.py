@@ -328,8 +328,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         "codec": arguments.codec,
         "lossless": arguments.lossless,
     }
-    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_restorer(arguments.checkpoint, **options)
+    model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
 
     def run(job: Job) -> int:
         with _progress_bar(job.source.name, work) as progress:
@@ -361,8 +360,7 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
 
     if arguments.paths:
         raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
-    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
-    model, variables = load_restorer(arguments.checkpoint, **options)
+    model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
     raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
     if sys.stdout.isatty():
         raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
@@ -380,6 +378,10 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
         )
     p50, p99 = delays.percentile_ms(50.0), delays.percentile_ms(99.0)
     say(f"{len(delays.seconds)} frames; from the last one needed to the one written: p50 {p50:.1f}, p99 {p99:.1f} ms")
+
+
+def _options_of_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"compute_dtype": arguments.precision} if arguments.precision else {}
 
 
 def _keep_compiled() -> None:
@@ -553,10 +555,9 @@ def _export(arguments: argparse.Namespace, work: _Work) -> None:
             f"{target}: an .onnx is for frames of one --size and for no platform; a .zip is for frames of every size "
             "and for --platforms"
         )
-    options = {"compute_dtype": arguments.precision} if arguments.precision else {}
     platforms = PLATFORMS if arguments.platforms is None else arguments.platforms
     size_px = _size(arguments.size, "--size") if is_onnx else None
-    model, variables = load_model(arguments.checkpoint, **options)
+    model, variables = load_model(arguments.checkpoint, **_options_of_model(arguments))
     try:
         if size_px is not None:
             difference: float | None = export_onnx(target, model, variables, size=size_px)

@@ -266,20 +266,21 @@ class VideoWriter:
         self._cut = cut
         self._segments_done = segments_done
         self._segment_frames = frames_a_segment or segment_frames(format)
+        self._frames_written = segments_done * self._segment_frames
         self._reformatter = VideoReformatter()
         self._encoder: Any = None
         self._packets: list[Any] = []
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         if segments_done:
-            self._last_pts = max(_read_segment(self._segment_path(segments_done - 1)).pts)
+            self._last_pts = int(max(_read_presentation_times(self._segment_path(segments_done - 1))))
         self._try_container()
 
     def write(self, frame: TimedFrame) -> None:
         """Encodes one frame; time stamps must rise."""
         expected = np.dtype(np.uint8 if self._format.bits == 8 else np.uint16)
         shape = (self._format.height, self._format.width, 3)
-        number = len(self._durations)
+        number = self._frames_written
         if frame.rgb.shape != shape or frame.rgb.dtype != expected:
             raise ValueError(
                 f"{self._target}: frame {number} is {frame.rgb.dtype} {frame.rgb.shape}; expected {expected} {shape}"
@@ -295,6 +296,7 @@ class VideoWriter:
             self._encoder = self._open_encoder()
         self._last_pts = frame.pts
         self._durations[frame.pts] = frame.duration
+        self._frames_written += 1
         picture = to_picture(frame, self._format, self._encoding.pixel_format, self._reformatter)
         self._packets += self._encoder.encode(picture)
 
@@ -325,7 +327,7 @@ class VideoWriter:
         self.end_segment()
         if self._segments_done == 0:
             raise ValueError(f"{self._target}: no frames were written")
-        pts = [_read_segment(self._segment_path(number)).pts for number in range(self._segments_done)]
+        pts = [_read_presentation_times(self._segment_path(number)) for number in range(self._segments_done)]
         decode_time = _decode_times(np.concatenate(pts))
         copy: _StreamCopy | None = None
         container, stream = self._open_container(path)
@@ -467,9 +469,21 @@ class _Segment:
 
 
 def _read_segment(path: Path) -> _Segment:
+    with _opened_segment(path) as arrays:
+        return _Segment(**{field.name: arrays[field.name] for field in dataclasses.fields(_Segment)})
+
+
+def _read_presentation_times(path: Path) -> np.ndarray:
+    """A segment's `pts`, without reading its packets."""
+    with _opened_segment(path) as arrays:
+        return arrays["pts"]
+
+
+@contextlib.contextmanager
+def _opened_segment(path: Path) -> Iterator[Any]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return _Segment(**{field.name: arrays[field.name] for field in dataclasses.fields(_Segment)})
+            yield arrays
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged or missing; begin anew with --restart") from error
 

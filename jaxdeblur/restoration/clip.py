@@ -108,10 +108,7 @@ def restore_stream(
             a frame more than the model needs.
         save: called after every `save_every` frames have been taken, with what `halfway` needs.
     """
-    if not hasattr(model, "step"):
-        raise ValueError(
-            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
-        )
+    check_restorer(model)
     if explain is not None and not hasattr(model, "explain"):
         raise ValueError(f"{type(model).__name__} has no pictures to explain its frames with")
     if explain is not None and tiling is not None:
@@ -177,6 +174,14 @@ def _restore_stream(
             yield finish_one()
     while waiting:
         yield finish_one()
+
+
+def check_restorer(model: Any) -> None:
+    """Raises ValueError for a network that restores no frames."""
+    if not hasattr(model, "step"):
+        raise ValueError(
+            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

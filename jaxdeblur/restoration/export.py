@@ -33,7 +33,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
 from jaxdeblur.data.image_io import StrPath, replacing
-from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.clip import check_restorer, restore
 from jaxdeblur.types import BeyondEnds, Border, Clip, PyTree, Restorer, Variables
 
 SUFFIX = ".zip"
@@ -197,14 +197,6 @@ def load_restorer(path: str | Path, **options: Any) -> tuple[Restorer, Variables
             "that out, or export its checkpoint again"
         )
     return load_exported(path)
-
-
-def check_restorer(model: Any) -> None:
-    """Raises ValueError for a network that restores no frames."""
-    if not hasattr(model, "step"):
-        raise ValueError(
-            f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
-        )
 
 
 def check_difference(difference: float, target: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from jaxdeblur.types import Restorer, Variables
 
 Progress = Callable[[int, int | None], None]
 """Called with the frames finished and, where known, how many there will be."""
+
+_Frame = TypeVar("_Frame", TimedFrame, ImageFile)
 
 # Between the two halves of a comparison. Even, so that it leaves the width's parity alone.
 _DIVIDER_PX = 2
@@ -98,6 +100,11 @@ def deblur_video(
         In either case, and on Ctrl-C, the targets are as they were.
     """
     source, target = Path(source), Path(target)
+
+    def first_frames(count: int) -> list[np.ndarray]:
+        with VideoReader(source, cut) as another:
+            return [frame.rgb for frame in itertools.islice(another, count)]
+
     with VideoReader(source, cut) as reader:
         form = reader.format
         _refuse_overlap(source, target, compare)
@@ -109,65 +116,23 @@ def deblur_video(
         task = {
             "source": identity_of_file(source),
             "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
-            **_about_model(model, variables),
+            **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
             **choose,
-            "do_no_harm": do_no_harm,
-            "memory": memory_bytes,
-            "compare": None if compare is None else os.path.abspath(compare),
-            "explain": None if explain is None else os.path.abspath(explain),
         }
         with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
-            halfway = journal.halfway
-            done = 0 if halfway is None else halfway.frames_done
-            save_every = segment_frames(form)
-            writers = {
-                name: _writer(
-                    name, output, journal, done, save_every, source if name == "restored" else None, reader.cut
-                )
-                for name, output in outputs.items()
-            }
+            writers = _writers(outputs, form, journal, {"restored": source}, reader.cut)
             model, tiling = _planned(
-                source,
-                model,
-                variables,
-                lambda look: [frame.rgb for frame in itertools.islice(VideoReader(source, cut), look)],
-                beside_bytes=sum(encoder_bytes(output.format, output.encoding) for output in outputs.values()),
-                budget_bytes=memory_bytes,
-                may_narrow=may_narrow,
-                whole=explain is not None,
-                journal=journal,
-                say=say,
+                source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
             )
-            waiting: collections.deque[TimedFrame] = collections.deque()
-            first = 0 if halfway is None else halfway.first_frame(model)
-            reader.skip(first)
 
-            def blurred() -> Iterator[np.ndarray]:
-                for number, frame in enumerate(reader, first):
-                    if number >= done:
-                        waiting.append(frame)
-                    yield frame.rgb
+            def frames_from(number: int) -> Iterator[TimedFrame]:
+                reader.skip(number)
+                return iter(reader)
 
-            def save(now: Halfway) -> None:
-                for writer in writers.values():
-                    writer.end_segment()
-                journal.save(now)
-
-            count = done
-            gate = Gate() if do_no_harm else None
-            for restored in restore_stream(
-                blurred(),
-                model,
-                variables,
-                tiling=tiling,
-                explain=_explainer(explain, journal),
-                halfway=halfway,
-                save=save,
-                save_every=save_every,
+            count = _frames_done(journal)
+            for frame, restored in _restored(
+                frames_from, form, model, variables, tiling, journal, writers, explain, do_no_harm, say
             ):
-                frame = waiting.popleft()
-                if gate is not None:
-                    restored = gate(frame.rgb, restored)
                 writers["restored"].write(dataclasses.replace(frame, rgb=restored))
                 if compare is not None:
                     writers["compare"].write(dataclasses.replace(frame, rgb=side_by_side(frame.rgb, restored)))
@@ -175,7 +140,6 @@ def deblur_video(
                 if progress is not None:
                     progress(count, form.frame_count)
             _publish(writers, outputs, journal, explain)
-    _say_what_the_gate_did(gate, say)
     return count
 
 
@@ -236,76 +200,42 @@ def deblur_folder(
     outputs = {} if compare is None else {"compare": _output(Path(compare), _beside(form), crf=crf)}
     task = {
         "source": [identity_of_file(path) for path in paths],
-        **_about_model(model, variables),
-        "compare": None if compare is None else os.path.abspath(compare),
-        "explain": None if explain is None else os.path.abspath(explain),
+        **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
         "crf": crf,
-        "do_no_harm": do_no_harm,
-        "memory": memory_bytes,
     }
+
+    def frames_from(number: int) -> Iterator[ImageFile]:
+        for path in paths[number:]:
+            image = read_image(path)
+            if image.rgb.shape != first_image.rgb.shape or image.rgb.dtype != first_image.rgb.dtype:
+                raise ValueError(
+                    f"{path}: is {_size_and_depth(image.rgb)}, but {paths[0].name} is "
+                    f"{_size_and_depth(first_image.rgb)}; the frames of a folder must be of one size and depth"
+                )
+            yield image
+
+    def first_frames(count: int) -> list[np.ndarray]:
+        return [image.rgb for image in itertools.islice(frames_from(0), count)]
+
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
-        halfway = journal.halfway
-        done = 0 if halfway is None else halfway.frames_done
-        save_every = segment_frames(form)
-        writers = {name: _writer(name, output, journal, done, save_every) for name, output in outputs.items()}
+        writers = _writers(outputs, form, journal)
         model, tiling = _planned(
-            source,
-            model,
-            variables,
-            lambda look: [read_image(path).rgb for path in paths[:look]],
-            beside_bytes=sum(encoder_bytes(output.format, output.encoding) for output in outputs.values()),
-            budget_bytes=memory_bytes,
-            may_narrow=may_narrow,
-            whole=explain is not None,
-            journal=journal,
-            say=say,
+            source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
         )
-        frames = journal.folder / "frames"
-        frames.mkdir(exist_ok=True)
-        waiting: collections.deque[tuple[str, ImageFile]] = collections.deque()
-        first = 0 if halfway is None else halfway.first_frame(model)
-
-        def blurred() -> Iterator[np.ndarray]:
-            for number, path in enumerate(paths[first:], first):
-                image = read_image(path)
-                if image.rgb.shape != first_image.rgb.shape or image.rgb.dtype != first_image.rgb.dtype:
-                    raise ValueError(
-                        f"{path}: is {_size_and_depth(image.rgb)}, but {paths[0].name} is "
-                        f"{_size_and_depth(first_image.rgb)}; the frames of a folder must be of one size and depth"
-                    )
-                if number >= done:
-                    waiting.append((path.name, image))
-                yield image.rgb
-
-        def save(now: Halfway) -> None:
-            for writer in writers.values():
-                writer.end_segment()
-            journal.save(now)
-
-        count = done
-        gate = Gate() if do_no_harm else None
-        for restored in restore_stream(
-            blurred(),
-            model,
-            variables,
-            tiling=tiling,
-            explain=_explainer(explain, journal),
-            halfway=halfway,
-            save=save,
-            save_every=save_every,
+        folder = journal.folder / "frames"
+        folder.mkdir(exist_ok=True)
+        count = _frames_done(journal)
+        for image, restored in _restored(
+            frames_from, form, model, variables, tiling, journal, writers, explain, do_no_harm, say
         ):
-            name, image = waiting.popleft()
-            if gate is not None:
-                restored = gate(image.rgb, restored)
-            write_image(frames / name, dataclasses.replace(image, rgb=restored))
+            write_image(folder / paths[count].name, dataclasses.replace(image, rgb=restored))
             for writer in writers.values():
                 writer.write(TimedFrame(side_by_side(image.rgb, restored), pts=count, duration=1))
             count += 1
             if progress is not None:
                 progress(count, len(paths))
         _publish(writers, outputs, journal, explain)
-        os.replace(frames, target)
-    _say_what_the_gate_did(gate, say)
+        os.replace(folder, target)
     return count
 
 
@@ -332,30 +262,52 @@ def _beside(form: VideoFormat) -> VideoFormat:
     return form.of_size(form.height, 2 * form.width + _DIVIDER_PX)
 
 
-def _writer(
-    name: str,
-    output: _Output,
+def _writers(
+    outputs: dict[str, _Output],
+    form: VideoFormat,
     journal: Journal,
-    frames_done: int,
-    frames_a_segment: int,
-    streams_from: Path | None = None,
+    streams_from: dict[str, Path] | None = None,
     cut: Cut | None = None,
-) -> VideoWriter:
-    return VideoWriter(
-        output.path,
-        journal.folder,
-        output.format,
-        output.encoding,
-        streams_from=streams_from,
-        cut=cut,
-        segments_done=frames_done // frames_a_segment,
-        frames_a_segment=frames_a_segment,
-        stem=name,
-    )
+) -> dict[str, VideoWriter]:
+    """Of every output, such that it goes on where the journal is; segments of all of them end together."""
+    frames_a_segment = segment_frames(form)
+    return {
+        name: VideoWriter(
+            output.path,
+            journal.folder,
+            output.format,
+            output.encoding,
+            streams_from=(streams_from or {}).get(name),
+            cut=cut,
+            segments_done=_frames_done(journal) // frames_a_segment,
+            frames_a_segment=frames_a_segment,
+            stem=name,
+        )
+        for name, output in outputs.items()
+    }
 
 
-def _about_model(model: Restorer, variables: Variables) -> dict[str, Any]:
-    return {"model": repr(model), "weights": fingerprint(variables)}
+def _task(
+    model: Restorer,
+    variables: Variables,
+    compare: StrPath | None,
+    explain: StrPath | None,
+    do_no_harm: bool,
+    memory_bytes: int | None,
+) -> dict[str, Any]:
+    """For the journal, what determines the result of a video and of a folder alike."""
+    return {
+        "model": repr(model),
+        "weights": fingerprint(variables),
+        "do_no_harm": do_no_harm,
+        "memory": memory_bytes,
+        "compare": None if compare is None else os.path.abspath(compare),
+        "explain": None if explain is None else os.path.abspath(explain),
+    }
+
+
+def _frames_done(journal: Journal) -> int:
+    return 0 if journal.halfway is None else journal.halfway.frames_done
 
 
 def _planned(
@@ -363,25 +315,25 @@ def _planned(
     model: Any,
     variables: Variables,
     first_frames: Callable[[int], list[np.ndarray]],
-    *,
-    beside_bytes: int,
-    budget_bytes: int | None,
-    may_narrow: bool,
-    whole: bool,
+    outputs: dict[str, _Output],
     journal: Journal,
+    memory_bytes: int | None,
+    may_narrow: bool,
+    explain: StrPath | None,
     say: Callable[[str], None] | None,
 ) -> tuple[Any, Tiling | None]:
     """The network as it is to compute, and its tiles, None for whole frames: as planned when the job began."""
-    if whole:
-        return model, None
+    if explain is not None:
+        return model, None  # its pictures are made of whole frames only
 
     def find() -> dict[str, Any]:
         look = model.past_frames + 1 + model.future_frames
         frames = first_frames(look)
         window = np.stack([*frames, *[frames[-1]] * (look - len(frames))])
+        encoders = sum(encoder_bytes(output.format, output.encoding) for output in outputs.values())
         try:
             found = plan(
-                model, variables, window, budget_bytes=budget_bytes, beside_bytes=beside_bytes, may_narrow=may_narrow
+                model, variables, window, budget_bytes=memory_bytes, beside_bytes=encoders, may_narrow=may_narrow
             )
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
@@ -392,13 +344,57 @@ def _planned(
         }
 
     settled = journal.settle("plan", find)
-    if say is not None and (settled["tiling"] is not None or budget_bytes is not None):
+    if say is not None and (settled["tiling"] is not None or memory_bytes is not None):
         say(settled["text"])
     narrow = model if settled["precision"] is None else with_precision(model, settled["precision"])
     return narrow, None if settled["tiling"] is None else Tiling(**settled["tiling"])
 
 
-def _say_what_the_gate_did(gate: Gate | None, say: Callable[[str], None] | None) -> None:
+def _restored(
+    frames_from: Callable[[int], Iterator[_Frame]],
+    form: VideoFormat,
+    model: Restorer,
+    variables: Variables,
+    tiling: Tiling | None,
+    journal: Journal,
+    writers: dict[str, VideoWriter],
+    explain: StrPath | None,
+    do_no_harm: bool,
+    say: Callable[[str], None] | None,
+) -> Iterator[tuple[_Frame, np.ndarray]]:
+    """Each frame that the journal does not have yet, as it was read and restored; saves in between.
+
+    Args:
+        frames_from: reads the frames from that number on.
+    """
+    halfway, done = journal.halfway, _frames_done(journal)
+    first = 0 if halfway is None else halfway.first_frame(model)
+    waiting: collections.deque[_Frame] = collections.deque()
+
+    def blurred() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(frames_from(first), first):
+            if number >= done:
+                waiting.append(frame)
+            yield frame.rgb
+
+    def save(now: Halfway) -> None:
+        for writer in writers.values():
+            writer.end_segment()
+        journal.save(now)
+
+    gate = Gate() if do_no_harm else None
+    for restored in restore_stream(
+        blurred(),
+        model,
+        variables,
+        tiling=tiling,
+        explain=_explainer(explain, journal),
+        halfway=halfway,
+        save=save,
+        save_every=segment_frames(form),
+    ):
+        frame = waiting.popleft()
+        yield frame, restored if gate is None else gate(frame.rgb, restored)
     if gate is not None and say is not None and (report := gate.report()):
         say(report)
 

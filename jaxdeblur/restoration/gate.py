@@ -17,7 +17,7 @@ from jaxdeblur.types import Array
 BLURRED, SHARP = 0.40, 0.48
 """A frame's fine detail up to where it is restored wholly, and from where not at all.
 
-Set on 10 blurred and sharp frames of REDS and GoPro: blurred 0.27 to 0.42, sharp 0.36 to 0.65 (`benchmarks.gate`).
+Set on clips of REDS and GoPro; `python -m benchmarks.video gate` prints how sharp their frames are.
 """
 
 _BLOCK_PX = 64
@@ -73,6 +73,15 @@ def passing_share(blurred: np.ndarray, restored: np.ndarray) -> float:
     return float(_share(_blocks(blurred), _blocks(restored), int(np.iinfo(blurred.dtype).max)))
 
 
+def sharpness(frame: np.ndarray) -> float:
+    """Strength of a frame's finest detail, relative to that of detail twice its size; see BLURRED and SHARP.
+
+    Args:
+        frame: (H, W, 3), uint8 or uint16, at least 64 x 64.
+    """
+    return float(_sharpness(*_strengths(_blocks(frame), int(np.iinfo(frame.dtype).max))))
+
+
 def _blocks(frame: np.ndarray) -> np.ndarray:
     """(N, 64, 64, 3): all of a frame's, or of a large frame's every so many rows of them."""
     rows, columns = (side // _BLOCK_PX for side in frame.shape[:2])
@@ -83,12 +92,20 @@ def _blocks(frame: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("largest",))
 def _share(blurred: Array, restored: Array, largest: int) -> jax.Array:
-    fine, coarse = detail_strengths(blurred.astype(jnp.float32) / largest)
-    fine_after, _ = detail_strengths(restored.astype(jnp.float32) / largest)
+    fine, coarse = _strengths(blurred, largest)
+    fine_after, _ = _strengths(restored, largest)
+    gain = jnp.sum(fine_after) / jnp.maximum(jnp.sum(fine), 1e-12) - 1
+    is_blurred = (SHARP - _sharpness(fine, coarse)) / (SHARP - BLURRED)
+    return jnp.clip(is_blurred, 0, 1) * jnp.clip(gain / _LEAST_GAIN, 0, 1)
+
+
+def _strengths(blocks: Array, largest: int) -> tuple[jax.Array, jax.Array]:
+    return detail_strengths(jnp.asarray(blocks, jnp.float32) / largest)
+
+
+def _sharpness(fine: jax.Array, coarse: jax.Array) -> jax.Array:
     textured = jnp.sum(coarse, axis=-1) > _LEAST_TEXTURE
     ratio = jnp.min(fine / jnp.maximum(coarse, _LEAST_TEXTURE / 20), axis=-1)
     # Without texture there is nothing to be judged, and hardly anything that a network could do.
     of_textured = jnp.nanquantile(jnp.where(textured, ratio, jnp.nan), _QUANTILE)
-    sharpness = jnp.where(jnp.any(textured), of_textured, 0.0)
-    gain = jnp.sum(fine_after) / jnp.maximum(jnp.sum(fine), 1e-12) - 1
-    return jnp.clip((SHARP - sharpness) / (SHARP - BLURRED), 0, 1) * jnp.clip(gain / _LEAST_GAIN, 0, 1)
+    return jnp.where(jnp.any(textured), of_textured, 0.0)

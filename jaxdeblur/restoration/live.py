@@ -16,6 +16,7 @@ from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import to_picture
 from jaxdeblur.restoration.clip import restore_stream
 from jaxdeblur.restoration.gate import Gate
+from jaxdeblur.restoration.steps import pad_frame
 from jaxdeblur.types import Variables
 
 BUCKET_PX = 32
@@ -79,7 +80,7 @@ def deblur_pipe(
     waiting: collections.deque[TimedFrame] = collections.deque()
     with VideoReader(source, of_kind=kind) as reader:
         form = reader.format
-        pad = [(0, -side % BUCKET_PX) for side in (form.height, form.width)]
+        height, width = (side + -side % BUCKET_PX for side in (form.height, form.width))
         if say is not None:
             many = "s" * (delays.frames_behind != 1)
             say(f"{form.width}x{form.height}: {delays.frames_behind} frame{many} behind, and the time of computing one")
@@ -88,9 +89,9 @@ def deblur_pipe(
             for frame in reader:
                 arrived.append(time.perf_counter())
                 waiting.append(frame)
-                yield np.pad(frame.rgb, [*pad, (0, 0)], mode="edge" if model.padding == "edge" else "constant")
+                yield pad_frame(frame.rgb, height, width, model.padding)
 
-        with _Writer(target, form, "rawvideo" if raw_size else "yuv4mpegpipe") as writer:
+        with _Writer(target, form, kind[0]) as writer:
             for number, restored in enumerate(restore_stream(padded(), model, variables, in_flight=0)):
                 frame = waiting.popleft()
                 rgb = restored[: form.height, : form.width]
@@ -109,7 +110,6 @@ class _Writer:
         self._target = target
         self._form = dataclasses.replace(form, time_base=1 / form.average_rate)
         self._reformatter = VideoReformatter()
-        self._container: Any = None
         raw = kind == "rawvideo"
         self._pixels = "rgb24" if raw else f"yuv{form.chroma}p" + ("10le" if form.bits > 8 else "")
         self._container = av.open(target, "w", format=kind, container_options={"flush_packets": "1", "strict": "-1"})

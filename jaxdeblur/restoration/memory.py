@@ -121,11 +121,14 @@ def plan(
     whole = beside + _footprint(step, model, variables, look, height, width, window.dtype) + taken_bytes()
     if whole <= budget:
         return Plan(None, None, whole)
+
+    def work(tiles: Plan | None) -> float:
+        return math.inf if tiles is None or tiles.tiling is None else _work(tiles.tiling, window, model)
+
     found = _plan_tiles(model, variables, window, budget, beside)
-    found_work = math.inf if found is None else _work(found.tiling, window, model)
-    if may_narrow and hasattr(model, "config") and found_work > _MOST_WORK:  # an exported model has none
+    if may_narrow and hasattr(model, "config") and work(found) > _MOST_WORK:  # an exported model has none
         narrow = _plan_tiles(with_precision(model, "bfloat16"), variables, window, budget, beside)
-        if narrow is not None and 1.5 * _work(narrow.tiling, window, model) < found_work:
+        if narrow is not None and 1.5 * work(narrow) < work(found):
             found = dataclasses.replace(narrow, precision="bfloat16")
     if found is None:
         raise ValueError(
@@ -165,12 +168,7 @@ def _plan_tiles(model: Any, variables: Variables, window: np.ndarray, budget: in
         return None
     deviations = _deviations(model, variables, window, side)
     allowed = [halo for halo, deviation in enumerate(deviations) if deviation <= TOLERANCE / 4]
-    halos = (
-        [*allowed[:1], *range(len(deviations) - 1, 0, -multiple)]
-        if allowed
-        else range(len(deviations) - 1, 0, -multiple)
-    )
-    for halo in halos:
+    for halo in [*allowed[:1], *range(len(deviations) - 1, 0, -multiple)]:
         tiling = best_tiling(height, width, halo, multiple, most_pixels)
         if tiling is not None and (_work(tiling, window, model) <= _MOST_WORK or halo in allowed[:1]):
             return planned(tiling, float(deviations[halo]))
@@ -197,10 +195,8 @@ def best_tiling(height: int, width: int, halo: int, multiple: int, most_pixels: 
     return None if best is None else best[1]
 
 
-def _work(tiling: Tiling | None, window: np.ndarray, model: Any) -> float:
+def _work(tiling: Tiling, window: np.ndarray, model: Any) -> float:
     """Pixels computed for one of the frame."""
-    if tiling is None:
-        return 1.0
     height, width = window.shape[1:3]
     multiple = model.size_multiple
     rows = len(tile_spans(_ceil(height, multiple), tiling.height, tiling.halo, multiple))

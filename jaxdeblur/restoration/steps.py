@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
-from jaxdeblur.types import Array, PyTree, Variables
+from jaxdeblur.types import Array, Border, PyTree, Variables
 
 BLEND_PX = 16
 """On either side of where two tiles meet, one goes over into the other."""
@@ -98,8 +98,7 @@ class TiledFrames:
                 for of_columns, across in zip(columns, span_weights(columns), strict=True)
             ]
         last = self._tiles[-1]
-        pad = [(0, last.rows.end - frame.shape[0]), (0, last.columns.end - frame.shape[1]), (0, 0)]
-        return np.pad(frame, pad, mode="edge" if self._model.padding == "edge" else "constant")
+        return pad_frame(frame, last.rows.end, last.columns.end, self._model.padding)
 
     def start(self, window: tuple[np.ndarray, ...]) -> PyTree:
         """The carry before the first frame."""
@@ -250,6 +249,12 @@ def span_weights(spans: list[Span]) -> list[np.ndarray]:
     return [
         (weight / total[span.begin : span.end]).astype(np.float32) for span, weight in zip(spans, weights, strict=True)
     ]
+
+
+def pad_frame(frame: np.ndarray, height: int, width: int, border: Border) -> np.ndarray:
+    """As `ops.resample.pad_to_multiple`, on the host and to a given size; always a copy."""
+    pad = [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)]
+    return np.pad(frame, pad, mode="edge" if border == "edge" else "constant")
 
 
 def home(variables: Variables) -> Any:

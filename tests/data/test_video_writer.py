@@ -46,12 +46,7 @@ def test_codecs(tmp_path, name, codec, found, dtype, size):
     write(tmp_path / name, frames, codec=codec)
     with av.open(str(tmp_path / name)) as container:
         stream = container.streams.video[0]
-        assert stream.codec_context.name.removeprefix("lib").removesuffix("-vp9").removesuffix("dav1d") in (
-            found,
-            "vpx",
-            "",
-        )
-        assert stream.codec_context.codec.name in (found, "libdav1d", "av1", "vp9", "libvpx-vp9")
+        assert stream.codec_context.codec.canonical_name == found
     back = frames_of(tmp_path / name)
     assert back.dtype == dtype
     assert psnr_db(back, frames) >= 38
@@ -225,9 +220,7 @@ def test_a_cut_begins_at_zero_and_keeps_sound_in_step(tmp_path, start_s, end_s):
         for frame in pictures:
             writer.write(frame)
     wanted = [time for time in time_stamps_s(source) if time >= cut.start_s and (end_s is None or time < cut.end_s)]
-    assert [frame.pts * Fraction(1, 12800) for frame in pictures] == [time - wanted[0] for time in wanted] or len(
-        pictures
-    ) == len(wanted)
+    assert [frame.pts * reader.format.time_base for frame in pictures] == [time - wanted[0] for time in wanted]
     assert time_stamps_s(target) == [time - wanted[0] for time in wanted]
     assert found.start_s == wanted[0]
     first = round(wanted[0] * 25)

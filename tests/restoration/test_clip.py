@@ -2,21 +2,17 @@
 
 import gc
 import weakref
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from identity_model import Outputs
 
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.restoration import steps
 from jaxdeblur.restoration.clip import restore
-
-
-class Outputs(NamedTuple):
-    restored: jax.Array
 
 
 class TinyModel(nn.Module):

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from identity_model import Outputs
 from tiny_video import smooth_frames, write_video_file
 
 from jaxdeblur.data import video_writer
@@ -24,10 +23,6 @@ from jaxdeblur.data.video_io import Cut
 from jaxdeblur.restoration.clip import Halfway
 from jaxdeblur.restoration.files import deblur_folder, deblur_video
 from jaxdeblur.restoration.journal import Journal
-
-
-class Outputs(NamedTuple):
-    restored: jax.Array
 
 
 class Echo(nn.Module):

@@ -1,22 +1,16 @@
 """Frames in tiles against whole frames, with a model whose memory is of several scales."""
 
-from typing import NamedTuple
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from identity_model import Outputs
 
 from jaxdeblur.restoration.clip import restore
 from jaxdeblur.restoration.memory import best_tiling, reach_px
 from jaxdeblur.restoration.steps import BLEND_PX, Tiling, span_weights, tile_spans
-
-
-class Outputs(NamedTuple):
-    restored: jax.Array
 
 
 def box(image, radius):
