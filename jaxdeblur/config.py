@@ -43,6 +43,7 @@ from jaxdeblur.checkpoint import (
     load_model,
 )
 from jaxdeblur.data.clips import WindowSpec
+from jaxdeblur.data.compression import Compression, compressed
 from jaxdeblur.data.flow_pairs import (
     WINDOW_AROUND,
     FlowPair,
@@ -837,12 +838,18 @@ def _scene_renderer(
     options = config.data.scenes.to_dict()
     for field in ("validation_seed", "test_seed", "distinct_clips", "turned"):
         options.pop(field)
+    compression = Compression(**options.pop("compression", {}))
     folder = options.pop("photographs")
     size = config.data.crop_px
     scene = SceneConfig(frames=frames, height=size, width=size, **options)
     photographs = load_photographs(folder, scene.texture_size) if folder else None
-    return batch_renderer(
+    render = batch_renderer(
         scene, batch_size=config.data.batch_size, mesh=mesh, photographs=photographs, past=past, future=future
+    )
+    if compression == Compression():
+        return render
+    return lambda seed, first_index: compressed(
+        render(seed, first_index), compression, seed=seed, first_index=first_index
     )
 
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 
 from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_rgb_u8, write_image
 from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
@@ -65,6 +65,9 @@ class SceneConfig:
         min_duty, max_duty: range of exposure time over frame time.
         max_shot_noise: variance of the noise per unit of linear light; each clip draws its own below it.
         max_read_noise: standard deviation of the noise in the dark, linear light; likewise.
+        encoded_share: fraction of the clips whose exposures are means of encoded values, as in data sets that average
+            the frames of a video; the others average light, as sensors do.
+        drawn_share: fraction of the textures that are drawn, where there are photographs.
         objects: most objects in front of the background; each clip draws how many it shows.
         texels_per_px: texture resolution; below 1.3 the sharp frames get soft.
 
@@ -83,6 +86,8 @@ class SceneConfig:
     max_duty: float = 1.0
     max_shot_noise: float = 4e-4
     max_read_noise: float = 1.5e-3
+    encoded_share: float = 0.0
+    drawn_share: float = 0.0
     objects: int = 3
     texels_per_px: float = 1.5
 
@@ -102,7 +107,7 @@ class SceneConfig:
             }.items()
             if not getattr(self, name) >= least
         ]
-        for name in ("min_speed_share", "still_share"):
+        for name in ("min_speed_share", "still_share", "encoded_share", "drawn_share"):
             if not 0 <= getattr(self, name) <= 1:
                 faults.append(f"{name} is {getattr(self, name)}; expected a fraction from 0 to 1")
         if not 0 < self.min_duty <= self.max_duty <= 1:
@@ -163,6 +168,7 @@ class Scene(NamedTuple):
     sub_frames: Integer[Array, ""]  # instants averaged for an exposure
     shot_noise: Float[Array, ""]
     read_noise: Float[Array, ""]
+    averages_encoded: Bool[Array, ""]  # an exposure is a mean of encoded values, not of light
 
 
 def scene_key(seed: int | Integer[Array, ""], index: int | Integer[Array, ""]) -> jax.Array:
@@ -433,9 +439,11 @@ def render_scene(key: jax.Array, scene: Scene, config: SceneConfig, *, past: int
 
         def add(sub_frame: jax.Array, total: jax.Array) -> jax.Array:
             time = mid_time + scene.duty * ((sub_frame.astype(jnp.float32) + 0.5) / count - 0.5)
-            return total + render_instant(scene, time, height, width)[0]
+            light = render_instant(scene, time, height, width)[0]
+            return total + jax.lax.cond(scene.averages_encoded, _encoded, lambda x: x, light)
 
-        light = jax.lax.fori_loop(0, scene.sub_frames, add, jnp.zeros((height, width, 3))) / count
+        mean = jax.lax.fori_loop(0, scene.sub_frames, add, jnp.zeros((height, width, 3))) / count
+        light = jax.lax.cond(scene.averages_encoded, srgb_to_linear, lambda x: x, mean)
         noise = jax.random.normal(jax.random.fold_in(key, frame + MAX_EXTRA_FRAMES), light.shape)
         light += jnp.sqrt(scene.shot_noise * light + scene.read_noise**2) * noise
         return _to_8_bit_values(light)
@@ -487,8 +495,12 @@ def _mirrored(position: jax.Array, size: int) -> jax.Array:
     return size - 1 - jnp.abs(jnp.mod(position, 2 * (size - 1)) - (size - 1))
 
 
+def _encoded(light: jax.Array) -> jax.Array:
+    return linear_to_srgb(jnp.clip(light, 0, 1))
+
+
 def _to_8_bit_values(light: jax.Array) -> jax.Array:
-    levels = jnp.round(255 * linear_to_srgb(jnp.clip(light, 0, 1))).astype(jnp.int32)
+    levels = jnp.round(255 * _encoded(light)).astype(jnp.int32)
     # Looked up, because a compiler may turn a division by 255 into a product, which is not always the nearest float.
     return jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(255))[levels]
 
@@ -528,8 +540,10 @@ def random_scene(key: jax.Array, config: SceneConfig, *, photographs: Photograph
         sub_frames=jnp.int32(config.sub_frames),
         shot_noise=config.max_shot_noise * draw.uniform() ** 2,
         read_noise=config.max_read_noise * draw.uniform() ** 2,
+        averages_encoded=jnp.zeros((), bool),
     )
-    return _with_random_speed(draw, scene, config)
+    scene = _with_random_speed(draw, scene, config)
+    return scene._replace(averages_encoded=draw.uniform() < config.encoded_share)
 
 
 def _random_paths(draw: "_Draws", config: SceneConfig) -> MotionPath:
@@ -613,6 +627,8 @@ def _random_layers(key: jax.Array, draw: "_Draws", config: SceneConfig, photogra
         colour = functools.partial(draw_texture, size=size)
     else:
         colour = functools.partial(_crop_photograph, photographs=jnp.asarray(photographs), size=size)
+    if photographs is not None and config.drawn_share:
+        colour = functools.partial(_drawn_or_cropped, crop=colour, size=size, drawn_share=config.drawn_share)
     colours = jax.lax.map(colour, jax.random.split(colour_key, 1 + config.objects))
     colours *= jnp.exp(draw.uniform(-0.5, 0.2))
     alpha = jnp.ones((1, size, size, 1))
@@ -650,6 +666,14 @@ def _draw_matte(key: jax.Array, *, size: int, config: SceneConfig) -> jax.Array:
 
     distance, _ = jax.lax.scan(grow, jnp.full((size, size), jnp.inf), parts)
     return jnp.clip(0.5 - distance / softness, 0, 1)
+
+
+def _drawn_or_cropped(
+    key: jax.Array, *, crop: Callable[[jax.Array], jax.Array], size: int, drawn_share: float
+) -> jax.Array:
+    which_key, texture_key = jax.random.split(key)
+    is_drawn = jax.random.uniform(which_key) < drawn_share
+    return jax.lax.cond(is_drawn, functools.partial(draw_texture, size=size), crop, texture_key)
 
 
 def _crop_photograph(key: jax.Array, *, photographs: jax.Array, size: int) -> jax.Array:

@@ -350,7 +350,7 @@ class VideoReader:
         return max(1, round(rate * (end_s - self.cut.start_s)))
 
     def _upright_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        rgb = self._rgb(frame)
+        rgb = to_rgb(frame, self.format, self._reformatter)
         # Display matrix: a pixel at (x, y) is shown at (a x + c y, b x + d y).
         a, b, c, d = matrix = _display_matrix(frame)
         if _is_transposed(matrix):
@@ -360,23 +360,26 @@ class VideoReader:
         rgb = rgb[:: -1 if y_sign < 0 else 1, :: -1 if x_sign < 0 else 1]
         return np.ascontiguousarray(rgb)
 
-    def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        bits = frame.format.components[0].bits
-        if frame.format.name.startswith("gray") and frame.color_range == LIMITED_RANGE:
-            return _grey_of_limited_range(frame.to_ndarray(), bits)
-        target = "rgb48le" if bits > 8 else "rgb24"
-        if frame.format.is_rgb:
-            return self._reformatter.reformat(frame, format=target).to_ndarray()
-        is_full = frame.color_range == FULL_RANGE or frame.format.name.startswith(("yuvj", "gray"))
-        rgb = self._reformatter.reformat(
-            frame,
-            format=target,
-            src_colorspace=Colorspace[self.format.matrix_name],
-            src_color_range="JPEG" if is_full else "MPEG",
-            dst_color_range="JPEG",
-            interpolation=ACCURATE,
-        ).to_ndarray()
-        return rgb if bits == 8 else rescale_u16(rgb, white_16_bit(bits, is_full), 65535)
+
+def to_rgb(frame: av.VideoFrame, form: VideoFormat, reformatter: VideoReformatter) -> np.ndarray:
+    """A decoded picture, as it lies, as RGB: uint8, or uint16 of more than 8 bits. `video_writer.to_picture` is the way
+    back."""
+    bits = frame.format.components[0].bits
+    if frame.format.name.startswith("gray") and frame.color_range == LIMITED_RANGE:
+        return _grey_of_limited_range(frame.to_ndarray(), bits)
+    target = "rgb48le" if bits > 8 else "rgb24"
+    if frame.format.is_rgb:
+        return reformatter.reformat(frame, format=target).to_ndarray()
+    is_full = frame.color_range == FULL_RANGE or frame.format.name.startswith(("yuvj", "gray"))
+    rgb = reformatter.reformat(
+        frame,
+        format=target,
+        src_colorspace=Colorspace[form.matrix_name],
+        src_color_range="JPEG" if is_full else "MPEG",
+        dst_color_range="JPEG",
+        interpolation=ACCURATE,
+    ).to_ndarray()
+    return rgb if bits == 8 else rescale_u16(rgb, white_16_bit(bits, is_full), 65535)
 
 
 def white_16_bit(bits: int, is_full_range: bool) -> int:

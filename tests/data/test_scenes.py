@@ -26,7 +26,9 @@ def path(drift=(0.0, 0.0, 0.0, 0.0)) -> MotionPath:
     return MotionPath(drift, zeros, zeros, zeros)
 
 
-def scene_of(*textures, camera=None, own=None, parallax=None, duty=0.5, sub_frames=16, **noise) -> Scene:
+def scene_of(
+    *textures, camera=None, own=None, parallax=None, duty=0.5, sub_frames=16, averages_encoded=False, **noise
+) -> Scene:
     count = len(textures)
     return Scene(
         textures_linear=jnp.asarray(np.stack(textures), jnp.float32),
@@ -39,6 +41,7 @@ def scene_of(*textures, camera=None, own=None, parallax=None, duty=0.5, sub_fram
         sub_frames=jnp.int32(sub_frames),
         shot_noise=jnp.float32(noise.get("shot_noise", 0)),
         read_noise=jnp.float32(noise.get("read_noise", 0)),
+        averages_encoded=jnp.asarray(averages_encoded),
     )
 
 
