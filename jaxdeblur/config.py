@@ -839,10 +839,10 @@ def _scene_renderer(
     for field in ("validation_seed", "test_seed", "distinct_clips", "turned"):
         options.pop(field)
     compression = Compression(**options.pop("compression", {}))
-    folder = options.pop("photographs")
+    folder, crops = options.pop("photographs"), options.pop("crops_per_photograph", 4)
     size = config.data.crop_px
     scene = SceneConfig(frames=frames, height=size, width=size, **options)
-    photographs = load_photographs(folder, scene.texture_size) if folder else None
+    photographs = load_photographs(folder, scene.texture_size, crops_per_photograph=crops) if folder else None
     render = batch_renderer(
         scene, batch_size=config.data.batch_size, mesh=mesh, photographs=photographs, past=past, future=future
     )
