@@ -1,12 +1,11 @@
 """The network inside the package: multi-task units for real footage, small enough to train on two CPU cores.
 
-    python train.py --config=configs/pretrained.py --workdir=runs/pretrained \\
-        --config.data.scenes.photographs=PHOTOGRAPHS
-    python train.py --config=configs/pretrained.py --workdir=runs/further \\
-        --config.data.scenes.photographs=PHOTOGRAPHS --config.initial.checkpoint=default     goes on from what is shipped
+    python train.py --config=configs/pretrained.py --config.data.scenes.photographs=PHOTOGRAPHS
+    python train.py --config=configs/pretrained.py --config.data.scenes.photographs=PHOTOGRAPHS \\
+        --config.initial.checkpoint=default --workdir=runs/further         goes on from the weights of the package
 
-PHOTOGRAPHS is a folder of sharp photographs; docs/model_card.md lists those that were used. Without one all textures are
-drawn. docs/model_card.md also says what has been run, for how long, and what it scores.
+PHOTOGRAPHS is a folder of sharp photographs; docs/model_card.md lists those that were used. Without one all textures
+are drawn. The card also says what has been run, for how long, and what it scores.
 
 Scenes are what real pairs are: layers of photographs, some drawn, under camera shake with moving objects in front;
 exposures from a fifth of a frame's time to all of it, sums of light (as a sensor's) or means of encoded values (as in

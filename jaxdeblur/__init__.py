@@ -1,5 +1,7 @@
 """jaxdeblur: the JAX toolkit for video deblurring.
 
+restored = jaxdeblur.restore(frames)
+
 model = jaxdeblur.create_model("mtu2")
 variables = jaxdeblur.interop.from_torch("mtu2", state_dict)
 restored = jaxdeblur.restore(frames, model, variables)

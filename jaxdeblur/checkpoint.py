@@ -21,13 +21,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from jaxdeblur.models import create_model, example_inputs, is_flow_network
+from jaxdeblur.data.image_io import StrPath
+from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.types import PyTree, Variables
+from jaxdeblur.variables import check_variables, difference_of, find_weights, load_weights, read_weights, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -141,12 +142,14 @@ def _check_same_model(folder: Path, params: PyTree) -> None:
     """A checkpoint of another network is the user's mistake, not damage: it must not be set aside."""
     try:
         with _checkpointer() as checkpointer:
-            saved = _shapes(_metadata(checkpointer, folder, "params"))
+            saved = shapes_of(_metadata(checkpointer, folder, "params"))
     except Exception:
         return
-    wanted = _shapes(params)
+    wanted = shapes_of(params)
     if saved != wanted:
-        raise ValueError(f"{folder} holds another model than the configuration asks for: {_difference(wanted, saved)}")
+        raise ValueError(
+            f"{folder} holds another model than the configuration asks for: {difference_of(wanted, saved)}"
+        )
 
 
 def save_model(path: str | Path, *, name: str, options: dict[str, Any], variables: Variables) -> None:
@@ -167,18 +170,20 @@ def save_model(path: str | Path, *, name: str, options: dict[str, Any], variable
         checkpointer.save(path, args=ocp.args.Composite(config=config, **items))
 
 
-def load_model(path: str | Path, **options: Any) -> tuple[nn.Module, Variables]:
+def load_model(path: StrPath, **options: Any) -> tuple[nn.Module, Variables]:
     """Reads a model: its module and variables, on the default device.
 
     Args:
         path: a checkpoint, or a training run's workdir, of which the best checkpoint is taken (the newest where none
             has been validated, or branches are trained in turns). The moving average of the parameters is preferred to
-            the parameters.
+            the parameters. Or a file of weights, see `jaxdeblur.variables`; "default" is the one of this package.
         options: fields of the model's configuration to change, such as compute_dtype.
     Raises:
         ValueError: no checkpoint there, or its parameters do not fit the model it names.
     """
     folder = find_checkpoint(path)
+    if folder.is_file():
+        return load_weights(folder, **options)
     model = create_model(**{**load_config(folder)["model"], **options})
     stored = {"params": "ema" if (folder / "ema").is_dir() else "params"}
     if (folder / "batch_stats").is_dir():
@@ -238,8 +243,10 @@ def is_run_with_checkpoint(workdir: str | Path) -> bool:
     return any(entry.name.isdigit() for entry in (Path(workdir) / FOLDER).glob("*"))
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder a user's path means; see load_model."""
+def find_checkpoint(path: StrPath) -> Path:
+    """The checkpoint folder, or file of weights, that a user's path means; see load_model."""
+    if (weights := find_weights(path)) is not None:
+        return weights
     path = Path(path).absolute()
     if not path.is_dir():
         raise ValueError(f"there is no checkpoint folder {path}; give a checkpoint or the workdir of a training run")
@@ -261,6 +268,8 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def load_config(folder: Path) -> dict[str, Any]:
     """The configuration saved with a checkpoint."""
+    if folder.is_file():
+        return {"model": read_weights(folder)[0]}
     file = folder / "config" / "metadata"
     try:
         config = json.loads(file.read_text())
@@ -268,26 +277,6 @@ def load_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is no jaxdeblur configuration ({_first_line(error)})") from error
     return config
-
-
-def check_variables(model: nn.Module, variables: Variables, source: str) -> None:
-    """Raises a ValueError that lists every missing, unexpected and wrongly shaped parameter or statistic at once.
-
-    What a model reads in training only (its `is_training_only(path)`) may be missing.
-    """
-    # One argument per example input: shapes only, nothing is computed.
-    expected = _variable_shapes(jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model)))
-    found = _variable_shapes(variables)
-    optional = getattr(model, "is_training_only", lambda path: False)
-    wanted = {path: shape for path, shape in expected.items() if path in found or not optional(path)}
-    if wanted != found:
-        raise ValueError(f"{source} does not fit {type(model).__name__}: {_difference(wanted, found)}")
-
-
-def check_same_params(expected: PyTree, found: PyTree, source: str) -> None:
-    """Raises a ValueError that lists every missing, unexpected and wrongly shaped parameter at once."""
-    if (wanted := _shapes(expected)) != (shapes := _shapes(found)):
-        raise ValueError(f"{source} does not fit: {_difference(wanted, shapes)}")
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -300,28 +289,6 @@ def _checkpointer() -> ocp.Checkpointer:
 def _metadata(checkpointer: ocp.Checkpointer, folder: Path, item: str) -> PyTree:
     """Shapes and dtypes of an item's arrays."""
     return checkpointer.metadata(folder).item_metadata[item]
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(entry.key) for entry in path): tuple(np.shape(leaf) or leaf.shape) for path, leaf in leaves}
-
-
-def _variable_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
-    """Parameters by their path, others by their collection and path."""
-    params, others = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
-    return {**_shapes(params), **_shapes(others)}
-
-
-def _difference(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    parts = []
-    if missing := [path for path in wanted if path not in found]:
-        parts.append(f"missing {', '.join(missing)}")
-    if unexpected := [path for path in found if path not in wanted]:
-        parts.append(f"unexpected {', '.join(unexpected)}")
-    if shaped := [f"{p} is {found[p]}, not {wanted[p]}" for p in wanted if p in found and found[p] != wanted[p]]:
-        parts.append("; ".join(shaped))
-    return "; ".join(parts)
 
 
 def _validation_metric(folder: Path) -> float | None:

@@ -11,6 +11,9 @@ from typing import Any
 
 from jaxdeblur.version import __version__
 
+DEFAULT = "default"
+"""As `jaxdeblur.variables` has it, which is imported only where it is needed."""
+
 # What a shell reports for a program ended by Ctrl-C.
 _INTERRUPTED = 130
 
@@ -77,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         help="videos or folders of images; then a video (.mp4, .mov, .mkv, .webm), a new folder for frames, or a "
         "folder for what becomes of several",
     )
-    deblur.add_argument("--checkpoint", metavar="PATH", required=True, help="a saved model, or an exported one")
+    deblur.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        default=DEFAULT,
+        help="a saved model, or an exported one (default: the weights of this package)",
+    )
     deblur.add_argument(
         "--compare",
         metavar="PATH",
@@ -150,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
 
     adapt = commands.add_parser("adapt", help="tune a model on blurry videos of your own, without sharp ones")
     adapt.add_argument("sources", metavar="IN", nargs="+", type=Path, help="videos, or folders of images")
-    adapt.add_argument("--checkpoint", metavar="DIR", required=True, help="the model to tune")
+    adapt.add_argument(
+        "--checkpoint", metavar="PATH", default=DEFAULT, help="the model to tune (default: the weights of this package)"
+    )
     adapt.add_argument(
         "--flow-checkpoint",
         metavar="PATH",
@@ -192,19 +202,27 @@ def _parser() -> argparse.ArgumentParser:
     saliency = commands.add_parser("saliency", help="show which input pixels a restored frame comes from")
     saliency.add_argument("source", metavar="IN", type=Path, help="a video, or a folder of images")
     saliency.add_argument("target", metavar="OUT", type=Path, help="the picture to write, .png")
-    saliency.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    saliency.add_argument(
+        "--checkpoint", metavar="PATH", default=DEFAULT, help="a saved model (default: the weights of this package)"
+    )
     saliency.add_argument("--before", metavar="DIR", help="the model before it was tuned, shown beside it")
     saliency.add_argument("--frame", metavar="N", type=int, default=0, help="from 0 (default: %(default)s)")
     saliency.add_argument("--region", metavar="X,Y,W,H", help="restored pixels that are asked about (default: all)")
     saliency.set_defaults(run=_saliency)
 
     export = commands.add_parser(
-        "export", help="write a model as one file that needs neither its code nor a checkpoint"
+        "export", help="write a model as one file that needs no checkpoint, and mostly not the model's code either"
     )
     export.add_argument(
-        "target", metavar="OUT", type=Path, help="the file to write: .zip (StableHLO, frames of every size), or .onnx"
+        "target",
+        metavar="OUT",
+        type=Path,
+        help="the file to write: .zip (StableHLO, frames of every size), .onnx, or .npz (only the weights, for "
+        "--checkpoint)",
     )
-    export.add_argument("--checkpoint", metavar="DIR", required=True, help="a saved model")
+    export.add_argument(
+        "--checkpoint", metavar="PATH", default=DEFAULT, help="a saved model (default: the weights of this package)"
+    )
     export.add_argument(
         "--platforms", metavar="P,...", type=_names, help="of a .zip: of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)"
     )
@@ -545,11 +563,19 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _export(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
     from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
     from jaxdeblur.restoration.onnx_export import export_onnx
+    from jaxdeblur.variables import SUFFIX, save_weights
 
     target, is_onnx = arguments.target, arguments.target.suffix.lower() == ".onnx"
+    if target.suffix.lower() == SUFFIX:
+        if arguments.size or arguments.platforms or arguments.precision:
+            raise ValueError(f"{target}: weights are for every size, platform and precision; leave these out")
+        saved = load_config(find_checkpoint(arguments.checkpoint))["model"]
+        save_weights(target, saved, load_model(arguments.checkpoint)[1])
+        print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {saved['name']}")
+        return
     if is_onnx == (arguments.size is None) or (is_onnx and arguments.platforms is not None):
         raise ValueError(
             f"{target}: an .onnx is for frames of one --size and for no platform; a .zip is for frames of every size "

@@ -35,7 +35,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxdeblur.checkpoint import (
-    check_same_params,
     find_checkpoint,
     flow_network_options,
     is_run_with_checkpoint,
@@ -95,6 +94,7 @@ from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh, shard_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Array, Batch, PyTree, Variables
+from jaxdeblur.variables import check_same_params
 
 logger = logging.getLogger(__name__)
 
@@ -320,12 +320,17 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
 
 
 def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
-    """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`.
+    """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`; or all of
+    them those of `initial.checkpoint`.
 
     initial.flow_checkpoint is an official file or a checkpoint of ours; without one, the run of configs/pwcnet.py in
     initial.flow_workdir is taken if there is one of the network that is asked for; otherwise a warning says that the
     flow network starts from nothing.
     """
+    if config.get("initial", {}).get("checkpoint"):
+        _, variables = load_model(config.initial.checkpoint)
+        check_same_params(params, variables["params"], config.initial.checkpoint)
+        return variables["params"]
     if not (
         {"flow_net", "flow_net_prev"} & params.keys() or (isinstance(model, FlowNetSimple) and "initial" in config)
     ):

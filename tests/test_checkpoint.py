@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdeblur.checkpoint import Checkpoints, check_variables, find_checkpoint, load_model, save_model
+from jaxdeblur.checkpoint import Checkpoints, find_checkpoint, load_model, save_model
 from jaxdeblur.models import create_model, example_inputs
+from jaxdeblur.variables import check_variables
 
 TINY = {"channels": 4, "residual_blocks": 1, "match_radius": 2}
 

@@ -15,14 +15,15 @@ from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.ops.resample import unpad
 from jaxdeblur.restoration.steps import TiledFrames, Tiling, WholeFrames, to_model
 from jaxdeblur.types import Array, PyTree, Restorer, Variables
+from jaxdeblur.variables import load_weights
 
 Explain = Callable[[int, dict[str, np.ndarray]], None]
 
 
 def restore(
     frames: Array | Iterable[Array],
-    model: Restorer,
-    variables: Variables,
+    model: Restorer | None = None,
+    variables: Variables | None = None,
     *,
     tiling: Tiling | None = None,
     progress: Callable[[int], None] | None = None,
@@ -38,7 +39,7 @@ def restore(
         frames: gamma-encoded RGB, (T, H, W, 3); or any iterable of (H, W, 3), of which no more than the
             model's window and a few frames are held at a time. uint8, uint16, or floating in [0, 1].
         model: a deblurring model of this package (`create_model`), or an exported one (`restoration.export`);
-            `jaxdeblur.models` says what it must have.
+            `jaxdeblur.models` says what it must have. None: the package's own, with its own weights.
         variables: its Flax variables.
         tiling: restore each frame in parts, for frames too large for the device's memory; see `restoration.memory`.
         progress: called with the number of frames restored so far.
@@ -50,10 +51,14 @@ def restore(
         arrays, as many as come in, computed as they are asked for.
 
     Raises:
-        ValueError: not RGB frames; a frame whose size or type is not the first one's, or whose floating
-            values are not in [0, 1]. From an iterator it comes when that frame is reached and names its
-            number.
+        ValueError: a model without variables, or the other way round; not RGB frames; a frame whose size or type is
+            not the first one's, or whose floating values are not in [0, 1]. From an iterator it comes when that frame
+            is reached and names its number.
     """
+    if model is None and variables is None:
+        model, variables = _default()
+    if model is None or variables is None:
+        raise ValueError("model and variables go together; give both, or neither for the package's own")
     stream = functools.partial(
         restore_stream, model=model, variables=variables, tiling=tiling, progress=progress, explain=explain
     )
@@ -70,6 +75,11 @@ def restore(
     for index, frame in enumerate(stream(iter(clip))):
         restored[index] = frame
     return jnp.asarray(restored) if isinstance(frames, jax.Array) else restored
+
+
+@functools.cache
+def _default() -> tuple[Any, Variables]:
+    return load_weights()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,7 @@ from jax import export
 from jaxdeblur.data.image_io import StrPath, replacing
 from jaxdeblur.restoration.clip import check_restorer, restore
 from jaxdeblur.types import BeyondEnds, Border, Clip, PyTree, Restorer, Variables
+from jaxdeblur.variables import DEFAULT, find_weights, load_weights
 
 SUFFIX = ".zip"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -179,17 +180,20 @@ def load_exported(path: StrPath) -> tuple[ExportedModel, Variables]:
     return ExportedModel(**contract, platforms=platforms, code=code, functions=functions), variables
 
 
-def load_restorer(path: str | Path, **options: Any) -> tuple[Restorer, Variables]:
+def load_restorer(path: StrPath = DEFAULT, **options: Any) -> tuple[Restorer, Variables]:
     """Reads whatever restores frames: an exported file, or what `checkpoint.load_model` reads.
 
     Args:
+        path: of that; "default": the weights of this package.
         options: as for `load_model`; in an exported file nothing can be changed any more.
     Raises:
         ValueError: as those raise, or there are options for an exported file.
     """
-    from jaxdeblur.checkpoint import load_model
-
+    if find_weights(path) is not None:
+        return load_weights(path, **options)
     if not Path(path).is_file():
+        from jaxdeblur.checkpoint import load_model  # Orbax takes a second to import
+
         return load_model(path, **options)
     if options:
         raise ValueError(
