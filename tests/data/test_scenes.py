@@ -1,5 +1,6 @@
 """Closed forms for explicit scenes, laws for random ones."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -10,7 +11,8 @@ import pytest
 
 from jaxdeblur.data import scenes
 from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
-from jaxdeblur.data.scenes import MotionPath, Scene, SceneConfig
+from jaxdeblur.data.scenes import MotionPath, Scene, SceneConfig, scene_key
+from jaxdeblur.ops.colour import linear_to_srgb
 from jaxdeblur.ops.warp import warp_backward
 
 TINY = SceneConfig(frames=3, height=24, width=32, objects=1)
@@ -151,6 +153,38 @@ def test_light_is_kept():
     blurred, sharp = linear(batch["blurred"][1]), linear(batch["sharp"][1])
     assert np.abs(blurred - sharp).max() > 0.3
     np.testing.assert_allclose(blurred.mean((0, 1)), sharp.mean((0, 1)), rtol=0.01)
+
+
+def test_encoded_values_are_averaged_where_a_scene_says_so():
+    """Data sets made by averaging a video's frames: the ramp of an edge is straight in encoded values, not in light."""
+    step = np.where(np.arange(64) < 32, 0.1, 0.8)
+    texture = opaque(np.broadcast_to(step[None, :, None], (64, 64, 3)))
+    scene = scene_of(texture, camera=path((16.0, 0.0, 0.0, 0.0)), duty=1.0, sub_frames=64, averages_encoded=True)
+    batch = render_scene(jax.random.key(0), scene, SQUARE)
+    offset = np.arange(40) - 19.5
+    low, high = (float(linear_to_srgb(jnp.float32(light))) for light in (0.1, 0.8))
+    ramp = low + (high - low) * np.clip(offset / 16 + 0.5, 0, 1)
+    sure = np.abs(np.abs(offset) - 8) > 0.5
+    np.testing.assert_allclose(np.asarray(batch["blurred"][1, 20, :, 0])[sure], ramp[sure], atol=0.01)
+    in_light = render_scene(jax.random.key(0), scene._replace(averages_encoded=jnp.zeros((), bool)), SQUARE)
+    np.testing.assert_array_equal(batch["sharp"], in_light["sharp"])
+    assert np.abs(in_light["blurred"] - batch["blurred"]).max() > 0.05
+
+
+def test_shares_of_scenes_and_textures():
+    photographs = np.zeros((2, TINY.texture_size, TINY.texture_size, 3), np.uint8)
+    draw = functools.partial(jax.jit(scenes.random_scene, static_argnums=1), photographs=photographs)
+    mixed = dataclasses.replace(TINY, encoded_share=0.5, drawn_share=0.5)
+    found = [draw(scene_key(0, index), mixed) for index in range(40)]
+    assert np.mean([bool(scene.averages_encoded) for scene in found]) == pytest.approx(0.5, abs=0.2)
+    # The photographs are black, drawn textures are not.
+    assert np.mean([bool(np.any(scene.textures_linear[0, ..., :3])) for scene in found]) == pytest.approx(0.5, abs=0.2)
+    plain = draw(scene_key(0, 0), TINY)
+    assert not plain.averages_encoded
+    assert not np.any(plain.textures_linear[..., :3])
+    # What is new is drawn last: all else about the scene is as it is without.
+    jax.tree.map(np.testing.assert_array_equal, plain.camera, found[0].camera)
+    np.testing.assert_array_equal(plain.duty, found[0].duty)
 
 
 def test_layers_mix_in_linear_light():

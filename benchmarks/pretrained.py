@@ -1,0 +1,234 @@
+"""What the weights of the package are worth on real footage that they were never trained on; tables in Markdown.
+
+    python -m benchmarks.pretrained PAIRS [VIDEO ...] [--checkpoint=default] [--out=DIR]
+
+PAIRS/<clip>/{blur,sharp}/<frame>.png are clips with truth; of a clip in --singles every frame stands alone. Protocol
+`common`, means over a clip's frames. "gain" is the network's, "gated" what `jaxdeblur deblur` makes of it (see
+`restoration.gate`). Beside it, tuned on these very clips: the best unsharp mask, and the best Wiener deconvolution with
+the mean kernel of the scenes of configs/pretrained.py. VIDEOs are sharp: how near what comes out is to what went in.
+--out is for pictures of the best, the median and the worst frame: blurred, restored, sharp.
+"""
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import measure
+from configs.pretrained import get_config
+from jaxdeblur.checkpoint import load_model
+from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
+from jaxdeblur.data.scenes import SceneConfig, random_scene, scene_key, texture_to_frame
+from jaxdeblur.data.video_folder import list_images
+from jaxdeblur.data.video_io import VideoReader
+from jaxdeblur.evaluation.pictures import stack, strip
+from jaxdeblur.evaluation.protocols import common
+from jaxdeblur.ops.filters import correlate_axis, gaussian_taps
+from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.gate import Gate
+from jaxdeblur.types import Variables
+
+_KERNEL_REACH_PX = 32
+_SCENES = 64
+
+
+class Pair(NamedTuple):
+    """A frame with its truth and what was made of it."""
+
+    clip: str
+    blurred: np.ndarray
+    sharp: np.ndarray
+    restored: np.ndarray
+    gated: np.ndarray
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("videos", nargs="*", type=Path)
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--singles", default="gopro_singles", help="clips whose frames do not belong together")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_intermixed_args()
+    print(f"{measure.machine()}\n")
+    model, variables = load_model(arguments.checkpoint)
+    pairs: list[Pair] = []
+    for clip in sorted(folder for folder in arguments.pairs.iterdir() if (folder / "sharp").is_dir()):
+        pairs += _restored_pairs(clip, model, variables, alone=clip.name in arguments.singles.split(","))
+    _print_gains(pairs)
+    if arguments.out is not None:
+        _write_pictures(arguments.out, pairs)
+    if arguments.videos:
+        _print_sharp_videos(arguments.videos, model, variables)
+
+
+def _restored_pairs(clip: Path, model: Any, variables: Variables, *, alone: bool) -> Iterator[Pair]:
+    """The frames of a clip that have a truth; all are restored."""
+    paths = list_images(clip / "blur")
+    frames = [read_rgb_u8(path) for path in paths]
+    clips = [np.stack([frame]) for frame in frames] if alone else [np.stack(frames)]
+    restored = np.concatenate([restore(each, model, variables) for each in clips])
+    for path, frame, found in zip(paths, frames, restored, strict=True):
+        truth = clip / "sharp" / path.name
+        if truth.exists():
+            yield Pair(clip.name, frame, read_rgb_u8(truth), found, Gate()(frame, found))
+
+
+def _print_gains(pairs: Sequence[Pair]) -> None:
+    unsharp, unsharp_name = _best(pairs, _unsharp_masks())
+    wiener, wiener_name = _best(pairs, _wiener_filters(_mean_kernel()))
+    ways = {
+        "restored": [pair.restored for pair in pairs],
+        "gated": [pair.gated for pair in pairs],
+        "unsharp": unsharp,
+        "Wiener": wiener,
+    }
+    before = _scores(pairs, [pair.blurred for pair in pairs])
+    gains = {name: _scores(pairs, images) - before for name, images in ways.items()}
+    print(f"Unsharp mask: {unsharp_name}. Wiener: {wiener_name}.\n")
+    print("| clip | frames | blurred, dB / SSIM | gain, dB / SSIM | gated | unsharp mask | Wiener |")
+    print("|---|---|---|---|---|---|---|")
+    names = [pair.clip for pair in pairs]
+    rows = {name: [other == name for other in names] for name in dict.fromkeys(names)}
+    means = {}
+    for name, chosen in rows.items():
+        means[name] = [before[chosen].mean(0), *(gain[chosen].mean(0) for gain in gains.values())]
+        _print_row(name, sum(chosen), means[name])
+    _print_row("mean of clips", len(pairs), np.mean(list(means.values()), axis=0))
+    print()
+
+
+def _print_row(name: str, count: int, means: Sequence[np.ndarray]) -> None:
+    blurred, *gains = means
+    shown = " | ".join(f"{psnr_db:+.2f} / {ssim:+.3f}" for psnr_db, ssim in gains)
+    print(f"| {name} | {count} | {blurred[0]:.2f} / {blurred[1]:.3f} | {shown} |", flush=True)
+
+
+def _scores(pairs: Sequence[Pair], images: Sequence[np.ndarray]) -> np.ndarray:
+    """(frames, 2): PSNR in decibel, SSIM."""
+    return np.array([common(_unit(image), _unit(pair.sharp)) for pair, image in zip(pairs, images, strict=True)])
+
+
+def _unit(image_u8: np.ndarray) -> np.ndarray:
+    return image_u8.astype(np.float32) / np.float32(255)
+
+
+def _write_pictures(out: Path, pairs: Sequence[Pair]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    gains = _scores(pairs, [pair.gated for pair in pairs]) - _scores(pairs, [pair.blurred for pair in pairs])
+    order = np.argsort(gains[:, 0])
+    for name, place in {"worst": 0, "median": len(order) // 2, "best": -1}.items():
+        pair = pairs[order[place]]
+        picture = strip([pair.blurred, pair.gated, pair.sharp])
+        write_image(out / f"{name}.png", ImageFile(picture))
+        print(f"{out / name}.png: {pair.clip}, {gains[order[place], 0]:+.2f} dB\n")
+    singles = [next(pair for pair in pairs if pair.clip == name) for name in dict.fromkeys(p.clip for p in pairs)]
+    write_image(out / "first_frames.png", ImageFile(stack([strip([p.blurred, p.gated, p.sharp]) for p in singles])))
+
+
+def _print_sharp_videos(videos: Sequence[Path], model: Any, variables: Variables) -> None:
+    print("| sharp video | frames | output against input, dB | with the gate: mean | least |\n|---|---|---|---|---|")
+    for video in videos:
+        with VideoReader(video) as reader:
+            frames = np.stack([frame.rgb for frame in itertools.islice(reader, 16)])
+        restored, gate = restore(frames, model, variables), Gate()
+        gated = np.stack([gate(before, after) for before, after in zip(frames, restored, strict=True)])
+        free, kept = _nearness_db(restored, frames), _nearness_db(gated, frames)
+        print(
+            f"| {video.name} | {len(frames)} | {free.mean():.1f} | {kept.mean():.1f} | {kept.min():.1f} |", flush=True
+        )
+
+
+def _nearness_db(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each frame; equal ones count as 100 dB."""
+    errors = np.mean(np.square(frames.astype(np.float64) - others), axis=(1, 2, 3))
+    return np.minimum(100, 10 * np.log10(255**2 / np.maximum(errors, 1e-12)))
+
+
+# --- What needs no training ---
+
+Filter = Callable[[jax.Array], jax.Array]
+
+
+def _best(pairs: Sequence[Pair], filters: dict[str, Filter]) -> tuple[list[np.ndarray], str]:
+    """What the filter makes of the frames that has the highest mean PSNR over clips, and its name."""
+    clips = list(dict.fromkeys(pair.clip for pair in pairs))
+    share = np.array([1 / sum(pair.clip == other.clip for other in pairs) for pair in pairs]) / len(clips)
+
+    def filtered(name: str) -> list[np.ndarray]:
+        apply = jax.jit(filters[name])
+        return [np.asarray(jnp.rint(255 * jnp.clip(apply(_unit(p.blurred)), 0, 1)), np.uint8) for p in pairs]
+
+    def psnr_db(name: str) -> float:
+        errors = [np.mean(np.square(_unit(a) - _unit(p.sharp))) for a, p in zip(filtered(name), pairs, strict=True)]
+        return float(share @ (-10 * np.log10(errors)))
+
+    best = max(filters, key=psnr_db)
+    return filtered(best), best
+
+
+def _unsharp_masks() -> dict[str, Filter]:
+    def mask(sigma_px: float, amount: float) -> Filter:
+        taps = gaussian_taps(2 * round(3 * sigma_px) + 1, sigma_px)
+
+        def apply(image: jax.Array) -> jax.Array:
+            reach = len(taps) // 2
+            soft = jnp.pad(image, [(reach, reach), (reach, reach), (0, 0)], mode="edge")
+            for axis in (-3, -2):
+                soft = correlate_axis(soft, taps, axis)
+            return image + amount * (image - soft)
+
+        return apply
+
+    grid = itertools.product((1.0, 1.5, 2.0, 3.0, 4.0), (0.25, 0.5, 0.75, 1.0, 1.5, 2.0))
+    return {f"sigma {sigma_px:g} px, amount {amount:g}": mask(sigma_px, amount) for sigma_px, amount in grid}
+
+
+def _wiener_filters(kernel: np.ndarray) -> dict[str, Filter]:
+    reach = _KERNEL_REACH_PX
+
+    def deconvolution(noise: float) -> Filter:
+        def apply(image: jax.Array) -> jax.Array:
+            height, width, _ = image.shape
+            padded = jnp.pad(image, [(reach, reach), (reach, reach), (0, 0)], mode="reflect")
+            at_origin = jnp.zeros(padded.shape[:2]).at[: len(kernel), : len(kernel)].set(kernel)
+            transfer = jnp.fft.rfft2(jnp.roll(at_origin, (-reach, -reach), (0, 1)))[..., None]
+            spectrum = jnp.fft.rfft2(padded, axes=(0, 1)) * jnp.conj(transfer) / (jnp.abs(transfer) ** 2 + noise)
+            # What the filter takes of the mean is given back.
+            restored = (1 + noise) * jnp.fft.irfft2(spectrum, s=padded.shape[:2], axes=(0, 1))
+            return restored[reach : reach + height, reach : reach + width]
+
+        return apply
+
+    return {f"noise over signal {noise:g}": deconvolution(noise) for noise in (0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6)}
+
+
+def _mean_kernel() -> np.ndarray:
+    """How a point is smeared, on average over scenes and over the middle and the corners of their frames."""
+    trained = get_config().data
+    motion = {name: trained.scenes[name] for name in ("sub_frames", "max_speed_px", "min_speed_share", "still_share")}
+    side = trained.crop_px
+    config = SceneConfig(trained.frames, side, side, **motion, min_duty=trained.scenes.min_duty)
+    size = 2 * _KERNEL_REACH_PX + 1
+    kernel = np.zeros((size, size))
+    scenes = jax.jit(random_scene, static_argnums=1)
+    x, y = (side - 1) * jnp.array([0.0, 1.0, 0.0, 1.0, 0.5]), (side - 1) * jnp.array([0.0, 0.0, 1.0, 1.0, 0.5])
+    for index in range(_SCENES):
+        scene = scenes(scene_key(0, index), config)
+        back = texture_to_frame(scene, 0.0, side, side).inverse().of_layer(0)
+        for share in (np.arange(32) + 0.5) / 32 - 0.5:
+            moved = texture_to_frame(scene, scene.duty * share, side, side).of_layer(0).after(back)
+            columns, rows = (np.asarray(moved_to - at) for moved_to, at in zip(moved.apply(x, y), (x, y), strict=True))
+            inside = np.maximum(np.abs(columns), np.abs(rows)) <= _KERNEL_REACH_PX
+            places = np.rint(np.stack([rows, columns])[:, inside]).astype(int) + _KERNEL_REACH_PX
+            np.add.at(kernel, tuple(places), 1)
+    return kernel / kernel.sum()
+
+
+if __name__ == "__main__":
+    main()
