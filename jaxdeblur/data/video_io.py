@@ -41,6 +41,10 @@ LIMITED_RANGE = 1
 FULL_RANGE = 2
 
 
+JUMP_S = Fraction(1, 2)
+"""Time stamps that go back by more are those of another recording, joined to the one before; those that go back by
+less are faults."""
+
 # Kinds of files that make FFmpeg read other files.
 _PLAYLISTS = ("hls", "concat", "dash", "imf")
 
@@ -49,7 +53,8 @@ _PLAYLISTS = ("hls", "concat", "dash", "imf")
 class Cut:
     """A part of a video: from the first frame at or after start_s to the last before end_s, None for its end.
 
-    What is cut begins at time 0; without a start, times are left alone.
+    Times count from where the file begins, which need not be its time 0. What is cut begins at time 0; without a start,
+    times are left alone.
     """
 
     start_s: Fraction = Fraction(0)
@@ -59,6 +64,14 @@ class Cut:
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= self.start_s):
             end = "" if self.end_s is None else f" and the end {float(self.end_s):g} s"
             raise ValueError(f"the start is {float(self.start_s):g} s{end}; expected 0 <= start < end")
+
+    def of_file(self, container: Any) -> "Cut":
+        """The same in the time of an opened file."""
+        begin_s = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
+        return Cut(
+            self.start_s + begin_s if self.start_s else self.start_s,
+            None if self.end_s is None else self.end_s + begin_s,
+        )
 
     def holds(self, time_s: Fraction) -> bool:
         """Whether what begins at that time is wanted."""
@@ -163,13 +176,15 @@ class VideoFormat:
 class VideoReader:
     """Reads the first video stream of a file, cover pictures aside, frame by frame; a context manager.
 
-    Iterating gives every frame once, in order of presentation, as TimedFrame. Time stamps rise strictly: one
-    that is missing or repeated in a damaged file is moved behind the one before.
+    Iterating gives every frame once, in order of presentation, as TimedFrame. Time stamps rise strictly: one that is
+    missing or repeated in a damaged file is moved behind the one before; where recordings were joined and times begin
+    anew, they go on.
 
     Args:
         source: any video file FFmpeg can open; or an open binary file, such as a pipe, of a kind that `of_kind` names.
         of_kind: FFmpeg's name of a container and its options, such as ("yuv4mpegpipe", {}).
-        cut: the part that is wanted. Afterwards `cut` is what was found: it begins with the first frame of that part.
+        cut: the part that is wanted. Afterwards `cut` is what was found, in the file's time: it begins with the first
+            frame of that part.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -183,9 +198,9 @@ class VideoReader:
         self.path = os.fspath(source) if isinstance(source, str | os.PathLike) else "standard input"
         self._source = source
         self._of_kind = of_kind
-        self.cut = cut or Cut()
         self._skipped = 0
         self._container = self._opened()
+        self.cut = Cut() if cut is None else cut.of_file(self._container)
         try:
             self._stream = self._first_video_stream()
             self._stream.thread_type = "AUTO"
@@ -193,7 +208,7 @@ class VideoReader:
             self._decoded = self._wanted()
             self._first = next(self._decoded, None)
             if self._first is None:
-                where = "" if cut is None else f" from {float(self.cut.start_s):g} s on"
+                where = "" if cut is None else f" from {float(cut.start_s):g} s on"
                 raise ValueError(f"{self.path}: the video stream has no frames{where}{self._length()}")
             if self.cut.start_s and self._first.pts is not None:
                 self.cut = dataclasses.replace(self.cut, start_s=max(self._time_s(self._first), Fraction(0)))
@@ -225,9 +240,14 @@ class VideoReader:
         step = max(1, round(1 / (self.format.average_rate * self.format.time_base)))
         earlier = round(self.cut.start_s / self.format.time_base)
         last_pts = (first.pts if first.pts is not None else 0) - step
+        later = 0
         for number, frame in enumerate(_chain(first, self._decoded)):
-            pts = last_pts + step if frame.pts is None else max(frame.pts, last_pts + 1)
-            last_pts = pts
+            pts = last_pts + step if frame.pts is None else frame.pts + later
+            if (last_pts - pts) * self.format.time_base > JUMP_S:
+                logging.warning("%s: times begin anew at frame %d, as if files had been joined", self.path, number)
+                later += last_pts + step - pts
+                pts = last_pts + step
+            last_pts = pts = max(pts, last_pts + 1)
             if number < self._skipped:
                 continue
             rgb = self._upright_rgb(frame)
@@ -318,6 +338,10 @@ class VideoReader:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         is_full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
         is_yuv = not frame.format.is_rgb and not frame.format.name.startswith("gray")
+        if is_yuv and frame.format.components[0].bits > 10:
+            logging.warning("%s: has %d bits, of which 10 are kept", self.path, frame.format.components[0].bits)
+        if len(frame.format.components) in (2, 4):
+            logging.warning("%s: is transparent in parts, which is not kept", self.path)
         if frame.interlaced_frame:
             logging.warning("%s: is interlaced, and is restored as if it were not: deinterlace it first", self.path)
         return VideoFormat(

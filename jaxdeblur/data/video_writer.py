@@ -10,6 +10,7 @@ The matrix, range, primaries and transfer of the source are kept, with its tags;
 
 import contextlib
 import dataclasses
+import errno
 import io
 import math
 import os
@@ -29,6 +30,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 
 from jaxdeblur.data.image_io import ACCURATE, StrPath, replacing
 from jaxdeblur.data.video_io import (
+    JUMP_S,
     Cut,
     TimedFrame,
     VideoFormat,
@@ -81,6 +83,9 @@ CODECS = {
 
 # Of pictures narrower than one of its blocks x265 writes beyond its memory.
 _LEAST_HEVC_SIDE_PX = 64
+
+_USUAL_SIDES_PX = 64, 8192
+"""Every encoder takes pictures of such sides; with others it is tried before there is anything to lose."""
 
 # What belongs to the source's own container and would be untrue of ours.
 _CONTAINER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
@@ -356,6 +361,12 @@ class VideoWriter:
             if copy is not None:
                 copy.copy_until(math.inf)
             container.close()
+        except av.FFmpegError as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            # No ValueError: nothing is wrong with what was asked for, and what was restored is to be kept.
+            what = f" and the other streams of {os.fspath(self._streams_from)}" if self._streams_from else ""
+            raise OSError(f"{self._target}: FFmpeg cannot write the pictures{what} ({error.strerror})") from error
         finally:
             with contextlib.suppress(OSError, ValueError):
                 container.close()  # after an error there is nothing left to save
@@ -366,7 +377,10 @@ class VideoWriter:
         return self._folder / f"{self._stem}_{number:06d}.npz"
 
     def _try_container(self) -> None:
-        """Raises what would be raised in the end."""
+        """Raises what would be raised later, or only in the end."""
+        sides = self._format.height, self._format.width
+        if min(sides) < _USUAL_SIDES_PX[0] or max(sides) > _USUAL_SIDES_PX[1]:
+            self._try_encoder()
         probe = self._folder / f"try{self._target.suffix}"
         container, _ = self._open_container(probe)
         try:
@@ -375,6 +389,15 @@ class VideoWriter:
         finally:
             container.close()
             probe.unlink(missing_ok=True)
+
+    def _try_encoder(self) -> None:
+        try:
+            self._open_encoder().open()
+        except av.FFmpegError as error:
+            raise ValueError(
+                f"{self._target}: {self._encoding.codec} cannot hold pictures of {self._format.width}x"
+                f"{self._format.height} ({error.strerror}); choose another --codec, or scale the video"
+            ) from error
 
     def _open_encoder(self) -> Any:
         encoder: Any = av.CodecContext.create(self._encoding.encoder, "w")
@@ -391,6 +414,8 @@ class VideoWriter:
         if self._target.suffix.lower() not in (".mkv", ".webm"):
             options["movflags"] = "+faststart"
             options["movie_timescale"] = "90000"  # by default where streams begin is rounded to milliseconds
+        if self._target.suffix.lower() == ".mov":
+            options["movflags"] += "+use_metadata_tags"  # what cameras write: make, model, place, date
         container: Any = av.open(os.fspath(path), "w", container_options=options)
         try:
             stream = container.add_stream(self._encoding.encoder, rate=self._rate)
@@ -530,13 +555,16 @@ class _StreamCopy:
         streams = [self._input.streams[index] for index in self._stream_of]
         if self._cut.start_s and streams:
             self._input.seek(math.floor(self._cut.start_s * av.time_base), backward=True)
-        self._packets: Iterator[Any] = self._input.demux(streams) if streams else iter(())
+        # The last, empty packets only flush decoders.
+        packets: Iterator[Any] = self._input.demux(streams) if streams else iter(())
+        self._packets = _in_time(packet for packet in packets if packet.size and self._cut.move(packet))
 
     def _add(self, stream: Any, source: StrPath, target: Path, quietly: bool) -> None:
         form, is_attachment, is_data = self._container.format.name, stream.type == "attachment", stream.type == "data"
         must_be_held = stream.type in ("audio", "subtitle")
         held = not (is_attachment and "matroska" not in form) and not (is_data and not _holds_data(form, stream.name))
-        name = stream.name if is_attachment or is_data else stream.codec_context.name
+        # What FFmpeg cannot decode has no codec context, and can be copied all the same.
+        name = stream.name if is_attachment or is_data else getattr(stream.codec_context, "name", "unknown to FFmpeg")
         what = f"the {stream.type} stream {stream.index} of {os.fspath(source)} ({name})"
         if held and is_attachment:
             self._container.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
@@ -551,7 +579,8 @@ class _StreamCopy:
             except (ValueError, av.FFmpegError) as error:
                 if must_be_held:
                     raise ValueError(
-                        f"{target}: a {target.suffix} file cannot hold {what}; name the target .mkv"
+                        f"{target}: a {target.suffix} file cannot hold {what}; name the target "
+                        f"{'.mp4' if target.suffix.lower() == '.mkv' else '.mkv'}"
                     ) from error
         if not quietly:
             # Most of a phone's videos have such streams, and hardly any container but their own takes them.
@@ -560,24 +589,54 @@ class _StreamCopy:
     def copy_until(self, time_s: float) -> None:
         while True:
             if self._next is None:
-                self._next = self._next_wanted()
+                self._next = next(self._packets, None)
             if self._next is None or float(self._next.dts * self._next.time_base) > time_s:
                 return
             self._next.stream = self._stream_of[self._next.stream.index]
             self._container.mux(self._next)
             self._next = None
 
-    def _next_wanted(self) -> Any:
-        for packet in self._packets:
-            # The last, empty packets only flush decoders.
-            if packet.size and self._cut.move(packet):
-                if packet.dts is None:  # a cover has no time
-                    packet.pts = packet.dts = 0
-                return packet
-        return None
-
     def close(self) -> None:
         self._input.close()
+
+
+def _in_time(packets: Iterator[Any]) -> Iterator[Any]:
+    """The same packets, every stream's in their order, with decoding times that rise, as containers want them.
+
+    Matroska tells none for the first packets of pictures that are reordered; they are decoded just before the first
+    that has one. Where recordings were joined and times begin anew, they go on, as those of the pictures do.
+    """
+    held: dict[int, list[Any]] = {}
+    last: dict[int, int] = {}  # decoding time of each stream's last packet, and where that ends
+    ends: dict[int, int] = {}
+    later: dict[int, int] = {}
+
+    def timed(packet: Any, dts: int) -> Any:
+        index = packet.stream.index
+        shift = later.get(index, 0)
+        if index in last and (last[index] - dts - shift) * packet.time_base > JUMP_S:
+            later[index] = shift = ends[index] - dts
+        packet.dts = max(dts + shift, last.get(index, dts + shift - 1) + 1)
+        packet.pts = packet.dts if packet.pts is None else max(packet.pts + shift, packet.dts)
+        last[index], ends[index] = packet.dts, packet.dts + max(packet.duration or 0, 1)
+        return packet
+
+    for packet in packets:
+        index = packet.stream.index
+        if packet.dts is None and packet.pts is None and index not in last:  # a cover has no time
+            yield timed(packet, 0)
+        elif packet.dts is None and index not in last:
+            held.setdefault(index, []).append(packet)
+        else:
+            waiting = held.pop(index, [])
+            for number, early in enumerate(waiting):
+                yield timed(early, packet.dts - len(waiting) + number)
+            dts = last[index] + 1 - later.get(index, 0) if packet.dts is None else packet.dts
+            yield timed(packet, dts)
+    for waiting in held.values():
+        first = min(packet.pts for packet in waiting)
+        for number, early in enumerate(waiting):
+            yield timed(early, first - len(waiting) + 1 + number)
 
 
 def _holds_data(form: str, codec: str) -> bool:
