@@ -25,8 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 for input that cannot be used, with one line on stderr saying why; 1 for a failure after work had
         begun; 130 after Ctrl-C. No failure leaves anything half-written.
     """
-    arguments = _parser().parse_args(argv)
+    # Alone it is a switch: the name after it is not its own, or a source would be taken for the file to write.
+    given = ["--compare=" if argument == "--compare" else argument for argument in (argv or sys.argv[1:])]
+    arguments = _parser().parse_args(given)
     work = _Work()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         with _ending_as_ctrl_c_does(signal.SIGTERM):
             arguments.run(arguments, work)
@@ -88,10 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     deblur.add_argument(
         "--compare",
-        metavar="PATH",
-        nargs="?",
+        metavar="[=PATH]",
         type=Path,
-        const=Path(),
         help="also write a video, blurred on the left and restored on the right (default: OUT-compare.mp4)",
     )
     deblur.add_argument(
@@ -378,6 +380,9 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
 
     if arguments.paths:
         raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
+    of_files = ("compare", "explain", "memory", "start", "end", "codec", "crf", "lossless", "restart", "skip_existing")
+    if given := [f"--{name.replace('_', '-')}" for name in of_files if getattr(arguments, name) not in (None, False)]:
+        raise ValueError(f"{', '.join(given)}: of files only; leave out with --pipe")
     model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
     raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
     if sys.stdout.isatty():
@@ -395,7 +400,7 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
             source, target, model, variables, raw_size=raw_size, do_no_harm=not arguments.no_gate, say=say
         )
     p50, p99 = delays.percentile_ms(50.0), delays.percentile_ms(99.0)
-    say(f"{len(delays.seconds)} frames; from the last one needed to the one written: p50 {p50:.1f}, p99 {p99:.1f} ms")
+    say(f"{delays.frames} frames; from the last one needed to the one written: p50 {p50:.1f}, p99 {p99:.1f} ms")
 
 
 def _options_of_model(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -563,13 +568,15 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _export(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
+    from jaxdeblur.checkpoint import load_model
     from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
     from jaxdeblur.restoration.onnx_export import export_onnx
     from jaxdeblur.variables import SUFFIX, save_weights
 
     target, is_onnx = arguments.target, arguments.target.suffix.lower() == ".onnx"
     if target.suffix.lower() == SUFFIX:
+        from jaxdeblur.checkpoint import find_checkpoint, load_config
+
         if arguments.size or arguments.platforms or arguments.precision:
             raise ValueError(f"{target}: weights are for every size, platform and precision; leave these out")
         saved = load_config(find_checkpoint(arguments.checkpoint))["model"]

@@ -80,7 +80,7 @@ def test_explain_writes_a_sheet_a_frame(tmp_path, video, checkpoint, capsys):
             "--checkpoint=best",
             f"--explain={tmp_path / inside}",
         )
-        assert "or lies in it; name another folder for --explain" in refused
+        assert "or lies in it; name another for --explain" in refused
     assert not (tmp_path / "out").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_failure_in_the_middle_is_code_1(tmp_path, checkpoint, capsys):
     assert os.listdir(tmp_path) == ["in.mp4"]
 
 
-@pytest.mark.parametrize("command", [[], ["sharpen"], ["deblur", "in.mp4", "out.mp4"], ["data"]])
+@pytest.mark.parametrize("command", [[], ["sharpen"], ["deblur", "in.mp4", "out.mp4", "--unknown"], ["data"]])
 def test_wrong_usage_is_code_2(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(command)

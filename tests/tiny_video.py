@@ -118,3 +118,9 @@ def psnr_db(a, b):
     peak = np.iinfo(a.dtype).max
     error = a.astype(np.float64) - b.astype(np.float64)
     return 10 * np.log10(peak**2 / np.mean(error**2))
+
+
+def first_frame(path):
+    """The first frame, RGB, as FFmpeg converts it."""
+    with av.open(str(path)) as container:
+        return next(container.decode(video=0)).to_ndarray(format="rgb24")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import jax
 
 from jaxdeblur.data.video_writer import VIDEO_SUFFIXES
@@ -58,7 +59,9 @@ def plan_jobs(sources: Sequence[Path], target: Path, compare: Path | None, expla
             raise FileNotFoundError(f"{source}: no such file or folder") from None
         except OSError as error:  # such as a link that leads to itself
             raise OSError(error.errno, error.strerror, os.fspath(source)) from None
-    if len(sources) == 1 and (sources[0].is_dir() or not target.is_dir()):
+    if len(sources) == 1:
+        if target.is_dir() and not sources[0].is_dir():
+            target = target / _video_name(sources[0])
         return [Job(sources[0], target, _compare_name(sources[0], target, compare), explain)]
     if target.exists() and not target.is_dir():
         raise ValueError(
@@ -68,15 +71,22 @@ def plan_jobs(sources: Sequence[Path], target: Path, compare: Path | None, expla
         raise ValueError("--explain, and a name for --compare, go with a single source")
     jobs = []
     for source in sources:
-        name = Path(source.name)
-        if not source.is_dir() and name.suffix.lower() not in VIDEO_SUFFIXES:
-            name = name.with_suffix(".mkv")
-        jobs.append(Job(source, target / name, _compare_name(source, target / name, compare)))
+        place = target / (source.name if source.is_dir() else _video_name(source))
+        jobs.append(Job(source, place, _compare_name(source, place, compare)))
+    # What is written must be nothing that is read, and nothing else that is written.
+    taken: dict[str, str] = {os.path.realpath(source): "itself to be restored" for source in sources}
     for job in jobs:
-        same = [other.source for other in jobs if other.target == job.target]
-        if len(same) > 1:
-            raise ValueError(f"{' and '.join(map(str, same))} would both become {job.target}; restore them one by one")
+        for written in (path for path in (job.target, job.compare) if path is not None):
+            if (whose := taken.get(os.path.realpath(written))) is not None:
+                raise ValueError(
+                    f"{written} would be written for {job.source}, but is {whose}; restore them one by one"
+                )
+            taken[os.path.realpath(written)] = f"written for {job.source}"
     return jobs
+
+
+def _video_name(source: Path) -> str:
+    return source.name if source.suffix.lower() in VIDEO_SUFFIXES else source.with_suffix(".mkv").name
 
 
 def _compare_name(source: Path, target: Path, compare: Path | None) -> Path | None:
@@ -111,8 +121,12 @@ def run_job(
         return deblur_video(job.source, job.target, model, variables, **options, **of_videos)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise OSError(f"{job.source}: memory ran out; allow less, as with --memory=4G") from error
+            raise OSError(f"{job.source}: memory ran out; allow less, as with --memory=4G --restart") from error
         raise
+    except av.FFmpegError as error:
+        if isinstance(error, ValueError | OSError):
+            raise
+        raise OSError(f"{job.source}: FFmpeg fails with {error.strerror}") from error
 
 
 def run_jobs(

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import errno
 import itertools
 import os
 import shutil
@@ -44,7 +45,8 @@ _DIVIDER_PX = 2
 # A folder of frames has no time stamps; its comparison plays at the rate of film.
 _FOLDER_RATE = Fraction(24)
 
-_EXPLAINED = "explained"
+_FRAMES, _EXPLAINED = "frames", "explained"
+"""Folders in the journal's."""
 
 
 def deblur_video(
@@ -83,8 +85,8 @@ def deblur_video(
         cut: the part that is wanted.
         do_no_harm: leave frames that are sharp already as they are, see `restoration.gate`.
         memory_bytes: what may be taken, None for what is free: large frames are restored in tiles, see
-            `restoration.memory`.
-        may_narrow: and with bfloat16, where that saves much of the work.
+            `restoration.memory`. Not with `explain`, whose pictures are of whole frames.
+        may_narrow: and, where memory_bytes says what, with bfloat16, if that saves much of the work.
         restart: forget what an interrupted run has done.
         save_every_s: at most so much work is lost when killed, and what a segment takes.
         say: called with lines about how the frames are restored.
@@ -107,8 +109,8 @@ def deblur_video(
 
     with VideoReader(source, cut) as reader:
         form = reader.format
-        _refuse_overlap(source, target, compare)
-        _refuse_inside(explain, source, target)
+        refuse_same_file(source, target)
+        _refuse_overlap(source, target, compare, explain)
         choose: dict[str, Any] = {"codec": codec, "crf": crf, "lossless": lossless}
         outputs = {"restored": _output(target, form, **choose)}
         if compare is not None:
@@ -120,6 +122,9 @@ def deblur_video(
             **choose,
         }
         with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
+            if journal.complete is not None:
+                return _move_all(journal, _places(outputs, explain))
+            _refuse_used_folders(explain)
             writers = _writers(outputs, form, journal, {"restored": source}, reader.cut)
             model, tiling = _planned(
                 source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
@@ -139,8 +144,7 @@ def deblur_video(
                 count += 1
                 if progress is not None:
                     progress(count, form.frame_count)
-            _publish(writers, outputs, journal, explain)
-    return count
+            return _finish(journal, writers, outputs, count, _places(outputs, explain))
 
 
 def deblur_folder(
@@ -184,11 +188,10 @@ def deblur_folder(
         OSError: source cannot be read, or target is not empty or cannot be written.
         In either case, and on Ctrl-C, the targets are as they were.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source), Path(os.path.realpath(target))  # nothing can be moved onto a link or "."
     paths = list_images(source)
-    _refuse_used_folder(target)
     refuse_unwritable_folder(target)
-    _refuse_inside(explain, source, target)
+    _refuse_overlap(source, target, compare, explain)
     first_image = read_image(paths[0])
     form = VideoFormat(
         height=first_image.rgb.shape[0],
@@ -218,11 +221,14 @@ def deblur_folder(
         return [image.rgb for image in itertools.islice(frames_from(0), count)]
 
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
+        if journal.complete is not None:
+            return _move_all(journal, _places(outputs, explain, frames=target))
+        _refuse_used_folders(target, explain)
         writers = _writers(outputs, form, journal)
         model, tiling = _planned(
             source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
         )
-        folder = journal.folder / "frames"
+        folder = journal.folder / _FRAMES
         folder.mkdir(exist_ok=True)
         count = _frames_done(journal)
         for image, restored in _restored(
@@ -234,9 +240,7 @@ def deblur_folder(
             count += 1
             if progress is not None:
                 progress(count, len(paths))
-        _publish(writers, outputs, journal, explain)
-        os.replace(folder, target)
-    return count
+        return _finish(journal, writers, outputs, count, _places(outputs, explain, frames=target))
 
 
 def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:
@@ -250,6 +254,10 @@ class _Output(NamedTuple):
     path: Path
     format: VideoFormat
     encoding: Encoding
+
+    def part(self, name: str) -> str:
+        """What it is called in the journal's folder."""
+        return f"{name}{self.path.suffix}"
 
 
 def _output(path: Path, form: VideoFormat, **choose: Any) -> _Output:
@@ -324,7 +332,9 @@ def _planned(
 ) -> tuple[Any, Tiling | None]:
     """The network as it is to compute, and its tiles, None for whole frames: as planned when the job began."""
     if explain is not None:
-        return model, None  # its pictures are made of whole frames only
+        if memory_bytes is not None:
+            raise ValueError("--explain makes its pictures of whole frames, whatever they take; leave out --memory")
+        return model, None
 
     def find() -> dict[str, Any]:
         look = model.past_frames + 1 + model.future_frames
@@ -333,7 +343,12 @@ def _planned(
         encoders = sum(encoder_bytes(output.format, output.encoding) for output in outputs.values())
         try:
             found = plan(
-                model, variables, window, budget_bytes=memory_bytes, beside_bytes=encoders, may_narrow=may_narrow
+                model,
+                variables,
+                window,
+                budget_bytes=memory_bytes,
+                beside_bytes=encoders,
+                may_narrow=may_narrow and memory_bytes is not None,
             )
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
@@ -402,7 +417,6 @@ def _restored(
 def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:
     if folder is None:
         return None
-    _refuse_used_folder(Path(folder))
     partial = journal.folder / _EXPLAINED
     partial.mkdir(exist_ok=True)
 
@@ -412,53 +426,75 @@ def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:
     return write_sheet
 
 
-def _publish(
-    writers: dict[str, VideoWriter],
-    outputs: dict[str, _Output],
-    journal: Journal,
-    explain: StrPath | None,
-) -> None:
-    """Makes whole what is there in parts, then gives all of it its name."""
-    wholes = {name: journal.folder / f"{name}{output.path.suffix}" for name, output in outputs.items()}
-    for name, whole in wholes.items():
-        writers[name].assemble(whole)
-    if explain is not None:
-        _move_into_place(journal.folder / _EXPLAINED, Path(explain))
-    for name, whole in wholes.items():
-        _move_into_place(whole, outputs[name].path)
+def _places(outputs: dict[str, _Output], explain: StrPath | None, *, frames: Path | None = None) -> dict[str, Path]:
+    """Where each part of a journal belongs, by its name there. What was asked for comes last: then all is there."""
+    places = {} if explain is None else {_EXPLAINED: Path(os.path.realpath(explain))}
+    for name, output in reversed(outputs.items()):
+        places[output.part(name)] = output.path
+    return places if frames is None else {**places, _FRAMES: frames}
 
 
-def _move_into_place(part: Path, target: Path) -> None:
-    """There whole or not at all, also on another disk."""
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+def _finish(
+    journal: Journal, writers: dict[str, VideoWriter], outputs: dict[str, _Output], count: int, places: dict[str, Path]
+) -> int:
+    """Makes whole what is there in parts, then gives all of it its name. Returns the number of frames."""
+    for name, writer in writers.items():
+        writer.assemble(journal.folder / outputs[name].part(name))
+    journal.set_complete(count)
+    return _move_all(journal, places)
+
+
+def _move_all(journal: Journal, places: dict[str, Path]) -> int:
+    """Moves what has not been moved yet. Returns the number of frames."""
+    for name, place in places.items():
+        if (journal.folder / name).exists():
+            _move(journal.folder / name, place)
+    assert journal.complete is not None
+    return journal.complete
+
+
+def _move(part: Path, place: Path) -> None:
+    """There whole or not at all, also on another disk; what is moved goes last."""
     try:
-        shutil.move(part, partial)
-        os.replace(partial, target)
+        os.replace(part, place)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    partial = place.with_name(f".{place.name}.partial")
+    try:
+        if part.is_dir():
+            shutil.copytree(part, partial, dirs_exist_ok=True)
+        else:
+            shutil.copy2(part, partial)
+        os.replace(partial, place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         partial.unlink(missing_ok=True)
         raise
+    shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
-def _refuse_used_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new folder")
+def _refuse_used_folders(*folders: StrPath | None) -> None:
+    for folder in (Path(folder) for folder in folders if folder is not None):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new folder")
 
 
-def _refuse_inside(explain: StrPath | None, *others: StrPath) -> None:
-    if explain is None:
-        return
-    for other in map(Path, others):
-        if other.resolve() in (Path(explain).resolve(), *Path(explain).resolve().parents):
-            raise ValueError(f"{os.fspath(explain)}: is {other} or lies in it; name another folder for --explain")
-
-
-def _refuse_overlap(source: StrPath, target: StrPath, compare: StrPath | None) -> None:
-    refuse_same_file(source, target)
+def _refuse_overlap(source: Path, target: Path, compare: StrPath | None, explain: StrPath | None) -> None:
+    """Raises ValueError where what is written would take the place of something else, or be in its way."""
     if compare is not None:
         refuse_same_file(source, compare)
-        if Path(compare).resolve() == Path(target).resolve():
-            raise ValueError(f"{os.fspath(compare)}: is the restored video's own name; name another for --compare")
+        _refuse_within(Path(compare), "--compare", target, explain)
+    if explain is not None:
+        _refuse_within(Path(explain), "--explain", target, source)
+
+
+def _refuse_within(path: Path, option: str, *others: StrPath | None) -> None:
+    for other in (Path(other) for other in others if other is not None):
+        real = Path(os.path.realpath(path))
+        if Path(os.path.realpath(other)) in (real, *real.parents):
+            raise ValueError(f"{path}: is {other} or lies in it; name another for {option}")
 
 
 def _size_and_depth(rgb: np.ndarray) -> str:

@@ -29,7 +29,8 @@ class Journal:
     """A folder `.<target>.jaxdeblur` beside the target, for one run at a time; a context manager.
 
     At the end the folder is removed; so it is after an error that would only come again (ValueError), or before
-    anything was saved. After anything else, a kill included, it stays, and the same command goes on from `halfway`.
+    anything was saved. After anything else, a kill included, it stays, and the same command goes on from `halfway`; or,
+    once all is `complete`, from where results are moved to their places.
 
     Args:
         target: the file or folder that is to be.
@@ -48,6 +49,7 @@ class Journal:
     ) -> None:
         self.folder = target.with_name(f".{target.name}.jaxdeblur")
         self.halfway: Halfway | None = None
+        self.complete: int | None = None
         self._target = target
         self._task = {**task, "version": __version__}
         self._save_every_s = save_every_s
@@ -61,14 +63,16 @@ class Journal:
         self._lock = _locked(self.folder / _LOCK, self._target)
         try:
             record = self.folder / _RECORD
-            if restart or not record.exists() or not (self.folder / _STATE).exists():
+            if not restart and record.exists():
+                self._record = json.loads(record.read_text())
+                self.complete = self._record.get("complete")
+                if (self.folder / _STATE).exists():
+                    self.halfway = _read_state(self.folder / _STATE)
+            if self.complete is None and self.halfway is None:
                 self._clear()
                 self._record = {"task": self._task, "settled": {}}
                 self._write_record()
-            else:
-                self._record = json.loads(record.read_text())
-                self._refuse_another(self._record["task"])
-                self.halfway = _read_state(self.folder / _STATE)
+            self._refuse_another(self._record["task"])
         except BaseException:
             self._lock.close()
             raise
@@ -76,8 +80,8 @@ class Journal:
     def _refuse_another(self, earlier: dict[str, Any]) -> None:
         names = [name for name in {**earlier, **self._task} if earlier.get(name) != self._task.get(name)]
         if names:
-            changes = ", ".join(f"{name} was {earlier.get(name)}, is {self._task.get(name)}" for name in names)
-            frames = _read_state(self.folder / _STATE).frames_done
+            changes = ", ".join(_change(name, earlier.get(name), self._task.get(name)) for name in names)
+            frames = self.complete if self.halfway is None else self.halfway.frames_done
             raise ValueError(
                 f"{self._target}: an interrupted run waits to be gone on with ({frames} frames done), but of another "
                 f"task: {changes}. Repeat that run, or begin anew with --restart"
@@ -97,6 +101,11 @@ class Journal:
     def _write_record(self) -> None:
         with replacing(self.folder / _RECORD) as partial:
             partial.write_text(json.dumps(self._record, indent=1))
+
+    def set_complete(self, frames: int) -> None:
+        """Everything is in the folder, whole; what is left is to move it to where it belongs."""
+        self._record["complete"] = self.complete = frames
+        self._write_record()
 
     def save(self, halfway: Halfway) -> None:
         """Notes that everything up to there is in the folder; not every time it is called."""
@@ -128,7 +137,8 @@ class Journal:
         return name is None or str(name).startswith(os.fspath(self.folder))
 
     def _leave(self, error: BaseException | None) -> None:
-        keep = error is not None and not isinstance(error, ValueError) and self.halfway is not None
+        is_begun = self.halfway is not None or self.complete is not None
+        keep = error is not None and not isinstance(error, ValueError) and is_begun
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
@@ -137,6 +147,12 @@ class Journal:
         for path in self.folder.iterdir():
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _change(name: str, earlier: Any, now: Any) -> str:
+    """In a few words, however many files a folder has."""
+    was, is_now = (f"{value}" for value in (earlier, now))
+    return f"{name} changed" if max(len(was), len(is_now)) > 200 else f"{name} was {was}, is {is_now}"
 
 
 def fingerprint(variables: Variables) -> str:

@@ -29,16 +29,19 @@ class Delays:
 
     Attributes:
         frames_behind: a frame comes out when so many after it have come in.
-        seconds: of each frame, from when the last frame it needs was there to when it was written.
+        seconds: of each of the last 100,000 frames, from when the last frame it needs was there to when it was written.
+        frames: how many there were.
     """
 
     frames_behind: int
-    seconds: list[float] = dataclasses.field(default_factory=list)
+    seconds: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=100_000))
+    frames: int = 0
 
     def percentile_ms(self, percent: float) -> float:
         """Of the frames but the first, before which the network is compiled, and the last, which wait for no other."""
-        running = self.seconds[1 : len(self.seconds) - self.frames_behind]
-        return float(1000 * np.percentile(running or self.seconds, percent))
+        seconds = list(self.seconds)
+        running = seconds[1 : len(seconds) - self.frames_behind]
+        return float(1000 * np.percentile(running or seconds, percent))
 
 
 def deblur_pipe(
@@ -66,7 +69,7 @@ def deblur_pipe(
         say: called with a line about the delay, once the size is known.
 
     Raises:
-        ValueError: `source` holds no such frames, or a part of one at its end.
+        ValueError: `source` holds no such frames, or a part of one at its end; the whole ones before it come out.
         BrokenPipeError: nobody reads `target` any more.
     """
     if raw_size is None:
@@ -85,11 +88,16 @@ def deblur_pipe(
             many = "s" * (delays.frames_behind != 1)
             say(f"{form.width}x{form.height}: {delays.frames_behind} frame{many} behind, and the time of computing one")
 
+        damage: list[ValueError] = []
+
         def padded() -> Iterator[np.ndarray]:
-            for frame in reader:
-                arrived.append(time.perf_counter())
-                waiting.append(frame)
-                yield pad_frame(frame.rgb, height, width, model.padding)
+            try:
+                for frame in reader:
+                    arrived.append(time.perf_counter())
+                    waiting.append(frame)
+                    yield pad_frame(frame.rgb, height, width, model.padding)
+            except ValueError as error:  # raised when the whole frames before it are out
+                damage.append(error)
 
         with _Writer(target, form, kind[0]) as writer:
             for number, restored in enumerate(restore_stream(padded(), model, variables, in_flight=0)):
@@ -100,6 +108,9 @@ def deblur_pipe(
                 writer.write(dataclasses.replace(frame, rgb=rgb, pts=number))
                 delays.seconds.append(time.perf_counter() - arrived[min(delays.frames_behind, len(arrived) - 1)])
                 arrived.popleft()
+                delays.frames += 1
+        if damage:
+            raise damage[0]
     return delays
 
 
@@ -116,6 +127,8 @@ class _Writer:
         self._stream = self._container.add_stream("rawvideo" if raw else "wrapped_avframe", rate=form.average_rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = form.width, form.height, self._pixels
         self._stream.codec_context.time_base = self._form.time_base
+        if form.pixel_aspect:
+            self._stream.codec_context.sample_aspect_ratio = form.pixel_aspect
         if not raw:
             self._stream.codec_context.color_range = form.color_range
 

@@ -48,11 +48,12 @@ class Plan:
 
     Attributes:
         tiling: None for whole frames.
-        precision: "bfloat16" where only that fits; None for the model's own.
+        precision: "bfloat16" where the model's own would make more than twice the work of whole frames, and that much
+            less; None for the model's own.
         peak_bytes: what it will take at most: on a CPU the process, otherwise the device.
         reach_px: how far the network looks; None for all of the frame.
-        deviation: largest difference to the whole frame that was measured, in units of [0, 1]; 0 where the halo is as
-            wide as the reach.
+        deviation: largest difference that was measured to the whole frame in the model's own precision, in units of
+            [0, 1]; 0 where the halo is as wide as the reach.
     """
 
     tiling: Tiling | None
@@ -129,12 +130,13 @@ def plan(
     if may_narrow and hasattr(model, "config") and work(found) > _MOST_WORK:  # an exported model has none
         narrow = _plan_tiles(with_precision(model, "bfloat16"), variables, window, budget, beside)
         if narrow is not None and 1.5 * work(narrow) < work(found):
-            found = dataclasses.replace(narrow, precision="bfloat16")
+            rounding = _rounding(model, with_precision(model, "bfloat16"), variables, window)
+            found = dataclasses.replace(narrow, precision="bfloat16", deviation=narrow.deviation + rounding)
     if found is None:
         raise ValueError(
             f"{budget / 2**30:.2f} GiB of memory are too little for frames of {width}x{height}, of which "
-            f"{(beside + taken_bytes()) / 2**30:.2f} GiB are needed for all but the network; allow more, or scale the "
-            "video down"
+            f"{(beside + taken_bytes()) / 2**30:.2f} GiB are needed for all but the network's tiles; allow more, or "
+            "scale the video down"
         )
     return found
 
@@ -257,6 +259,17 @@ def _deviations(model: Any, variables: Variables, window: np.ndarray, side: int)
     across = np.abs(still[:, shift:] - right[:, : side - shift]).max(axis=(0, 2))[:reach]
     along = np.abs(still[shift:] - down[: side - shift]).max(axis=(1, 2))[:reach]
     return np.maximum.accumulate(np.maximum(across, along)[::-1])[::-1]
+
+
+def _rounding(model: Any, narrow: Any, variables: Variables, window: np.ndarray) -> float:
+    """By how much a narrower network's pixels differ, on a tile from the middle of the given frames."""
+    side = _ceil(_PROBES_PX[1], model.size_multiple)
+    top, left = (max(0, size - side) // 2 for size in window.shape[1:3])
+    tile = tuple(np.ascontiguousarray(frame[top : top + side, left : left + side]) for frame in window)
+    restored = [
+        np.asarray(step_tile(each, variables, start(each, variables, tile), tile)[1]) for each in (model, narrow)
+    ]
+    return float(np.abs(restored[0] - restored[1]).max())
 
 
 def _footprint(

@@ -1,9 +1,12 @@
 """Runs that are stopped, at any moment, end with the bytes of one that was not."""
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from identity_model import Outputs
+from test_steps import Remembering, SeesAll
 from tiny_video import smooth_frames, write_video_file
 
 from jaxdeblur.data import video_writer
 from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.video_io import Cut
+from jaxdeblur.restoration import files
 from jaxdeblur.restoration.clip import Halfway
 from jaxdeblur.restoration.files import deblur_folder, deblur_video
 from jaxdeblur.restoration.journal import Journal
+from jaxdeblur.restoration.memory import Plan
+from jaxdeblur.restoration.steps import Tiling
 
 
 class Echo(nn.Module):
@@ -172,6 +179,182 @@ def test_what_was_settled_stays(tmp_path):
     with Journal(tmp_path / "out", {"a": 1}) as journal:
         assert journal.settle("plan", lambda: {"tile": 4}) == {"tile": 3}
         assert json.loads((journal.folder / "job.json").read_text())["task"]["a"] == 1
+
+
+@pytest.mark.parametrize("change", ["weights", "source"])
+def test_other_weights_and_another_source_are_another_task(tmp_path, short_segments, change):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_video_file(source, smooth_frames(20))
+    with pytest.raises(StoppedError):
+        deblur_video(source, target, Echo(), {"params": {"w": np.zeros(2)}}, save_every_s=0.0, progress=stopping_at(12))
+    if change == "source":
+        write_video_file(source, smooth_frames(20)[::-1])
+    with pytest.raises(ValueError, match=f"of another task: {change}"):
+        deblur_video(
+            source, target, Echo(), {"params": {"w": np.full(2, change == "weights", float)}}, save_every_s=0.0
+        )
+
+
+def test_a_folder_of_another_size_is_said_in_a_line(tmp_path):
+    with contextlib.suppress(StoppedError), Journal(tmp_path / "out", {"source": ["a"] * 300}) as journal:
+        journal.set_complete(300)
+        raise StoppedError
+    with pytest.raises(ValueError, match="another task: source changed") as caught:
+        Journal(tmp_path / "out", {"source": ["b"] * 300})
+    assert len(str(caught.value)) < 400
+
+
+def planned(tiling, precision=None):
+    return lambda *_, **__: Plan(tiling, precision, 0)
+
+
+@pytest.mark.parametrize("model", [Remembering(), SeesAll()])
+def test_tiles_go_on_as_they_were_planned(tmp_path, short_segments, monkeypatch, model):
+    """With the memory of the tiles, and in the tiles of the first run, whatever would be planned by now: a network that
+    sees everything shows which tiles there were."""
+    source = tmp_path / "in.mp4"
+    write_video_file(source, np.random.default_rng(0).integers(0, 256, (20, 96, 160, 3), np.uint8))
+    first, later = Tiling(96, 96, 8), Tiling(96, 128, 8)
+    results = {}
+    for name, tiling, stop in (("first", first, None), ("later", later, None), ("resumed", first, 13)):
+        monkeypatch.setattr(files, "plan", planned(tiling))
+        run = functools.partial(
+            deblur_video, source, tmp_path / f"{name}.mkv", model, {}, lossless=True, save_every_s=0.0
+        )
+        if stop is not None:
+            with pytest.raises(StoppedError):
+                run(progress=stopping_at(stop))
+            monkeypatch.setattr(files, "plan", planned(later))
+        run()
+        results[name] = (tmp_path / f"{name}.mkv").read_bytes()
+    assert (results["first"] != results["later"]) == isinstance(model, SeesAll)
+    assert results["resumed"] == results["first"]
+
+
+def test_the_planned_precision_is_kept(tmp_path, short_segments, monkeypatch):
+    source = tmp_path / "in.mp4"
+    write_video_file(source, smooth_frames(20))
+    asked = []
+    monkeypatch.setattr(files, "with_precision", lambda model, precision: asked.append(precision) or model)
+    monkeypatch.setattr(files, "plan", planned(None, "bfloat16"))
+    with pytest.raises(StoppedError):
+        deblur_video(source, tmp_path / "out.mp4", Echo(), {}, save_every_s=0.0, progress=stopping_at(12))
+    monkeypatch.setattr(files, "plan", planned(None, None))
+    deblur_video(source, tmp_path / "out.mp4", Echo(), {}, save_every_s=0.0)
+    assert asked == ["bfloat16", "bfloat16"]
+
+
+def test_plans_know_of_the_encoders(tmp_path, monkeypatch):
+    source = tmp_path / "in.mp4"
+    write_video_file(source, smooth_frames(3, 64, 64))
+    beside = []
+
+    def plan(*_, beside_bytes, **__):
+        beside.append(beside_bytes)
+        return Plan(None, None, 0)
+
+    monkeypatch.setattr(files, "plan", plan)
+    deblur_video(source, tmp_path / "one.mp4", Echo(), {})
+    deblur_video(source, tmp_path / "two.mp4", Echo(), {}, compare=tmp_path / "both.mp4")
+    assert beside[0] > 64 * 64
+    assert beside[1] > 2.5 * beside[0]
+
+
+def test_nothing_is_noted_that_is_not_there(tmp_path, short_segments, monkeypatch):
+    """Stopped while segments are written, the run before the last note is gone on with, not the one after."""
+    source = tmp_path / "in.mp4"
+    write_video_file(source, smooth_frames(30))
+    deblur_video(source, tmp_path / "whole.mp4", Echo(), {})
+    end_segment = video_writer.VideoWriter.end_segment
+    ended = []
+
+    def fails(writer):
+        ended.append(None)
+        if len(ended) == 2:
+            raise StoppedError
+        end_segment(writer)
+
+    monkeypatch.setattr(video_writer.VideoWriter, "end_segment", fails)
+    with pytest.raises(StoppedError):
+        deblur_video(source, tmp_path / "out.mp4", Echo(), {}, save_every_s=0.0)
+    assert int(np.load(tmp_path / ".out.mp4.jaxdeblur" / "state.npz")["frames_done"]) == 8
+    monkeypatch.setattr(video_writer.VideoWriter, "end_segment", end_segment)
+    deblur_video(source, tmp_path / "out.mp4", Echo(), {}, save_every_s=0.0)
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("moves", range(3))
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_stopped_while_results_are_moved_it_goes_on(tmp_path, short_segments, monkeypatch, kind, moves):
+    """With nothing computed again: some results are at their places, some are still in the journal."""
+    source = tmp_path / "in.mp4"
+    write_video_file(source, smooth_frames(12))
+    if kind == "folder":
+        source = tmp_path / "in"
+        source.mkdir()
+        for number, frame in enumerate(smooth_frames(12)):
+            write_image(source / f"{number}.png", ImageFile(frame))
+    deblur = deblur_folder if kind == "folder" else deblur_video
+    results = {}
+    for way in ("undisturbed", "stopped"):
+        folder = tmp_path / way
+        folder.mkdir()
+        target = folder / ("out" if kind == "folder" else "out.mp4")
+
+        def run(progress=None, folder=folder, target=target):
+            return deblur(
+                source, target, Echo(), {}, compare=folder / "both.mp4", explain=folder / "sheets", progress=progress
+            )
+
+        if way == "stopped":
+            move, done = files._move, []
+
+            def fails(part, place, move=move, done=done):
+                if len(done) == moves:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                done.append(place)
+                move(part, place)
+
+            monkeypatch.setattr(files, "_move", fails)
+            with pytest.raises(OSError, match="No space left"):
+                run()
+            assert len(os.listdir(folder)) == moves + 1
+            monkeypatch.setattr(files, "_move", move)
+        began = []
+        assert run(lambda done, total, began=began: began.append(done)) == 12
+        assert began == ([] if way == "stopped" else list(range(1, 13)))
+        results[way] = contents(folder)
+    assert results["stopped"] == results["undisturbed"]
+    assert not any("jaxdeblur" in name for name in results["stopped"])
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_results_move_to_another_disk_whole(tmp_path, monkeypatch, is_folder):
+    part, place = tmp_path / "part", tmp_path / "place"
+    if is_folder:
+        part.mkdir()
+        (part / "a").write_bytes(b"new")
+    else:
+        part.write_bytes(b"new")
+        place.write_bytes(b"old")
+    replace = os.replace
+
+    def across_disks(source, target):
+        if source == part:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", across_disks)
+    copy = shutil.copytree if is_folder else shutil.copy2
+    monkeypatch.setattr(shutil, copy.__name__, lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="full"):
+        files._move(part, place)
+    assert part.exists()
+    assert place.exists() != is_folder
+    monkeypatch.setattr(shutil, copy.__name__, copy)
+    files._move(part, place)
+    assert os.listdir(tmp_path) == ["place"]
+    assert ((place / "a") if is_folder else place).read_bytes() == b"new"
 
 
 _KILLED = """

@@ -1,5 +1,6 @@
 """Frames through pipes: the same kind out as in, none waiting for more than the frames it needs."""
 
+import collections
 import contextlib
 import os
 import select
@@ -113,10 +114,10 @@ def test_nobody_who_reads_ends_it():
 
 
 def test_percentiles_leave_out_the_first_and_the_last():
-    delays = Delays(2, [9.0, 0.1, 0.2, 0.3, 7.0, 8.0])
+    delays = Delays(2, collections.deque([9.0, 0.1, 0.2, 0.3, 7.0, 8.0]))
     assert delays.percentile_ms(50.0) == pytest.approx(200)
     assert delays.percentile_ms(100.0) == pytest.approx(300)
-    assert Delays(2, [0.5]).percentile_ms(50.0) == pytest.approx(500)
+    assert Delays(2, collections.deque([0.5])).percentile_ms(50.0) == pytest.approx(500)
 
 
 _COMMAND = """
