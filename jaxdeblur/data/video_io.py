@@ -6,6 +6,7 @@ uint8 and deeper video uint16. Interlaced frames come as stored, both fields in 
 """
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -241,7 +242,7 @@ class VideoReader:
         earlier = round(self.cut.start_s / self.format.time_base)
         last_pts = (first.pts if first.pts is not None else 0) - step
         later = 0
-        for number, frame in enumerate(_chain(first, self._decoded)):
+        for number, frame in enumerate(itertools.chain([first], self._decoded)):
             pts = last_pts + step if frame.pts is None else frame.pts + later
             if (last_pts - pts) * self.format.time_base > JUMP_S:
                 logging.warning("%s: times begin anew at frame %d, as if files had been joined", self.path, number)
@@ -276,19 +277,36 @@ class VideoReader:
 
     def _wanted(self) -> Iterator[av.VideoFrame]:
         """The frames of the cut."""
-        if self.cut.start_s:
-            # What cannot be searched is read from its beginning: too early is no fault, frames are looked at below.
-            try:
-                self._container.seek(math.floor(self.cut.start_s * av.time_base), backward=True)
-            except av.FFmpegError:
-                self._container.close()
-                self._container = self._opened()
-                self._stream = self._first_video_stream()
-        for frame in self._decode():
+        for frame in self._decode_from(self.cut.start_s) if self.cut.start_s else self._decode():
             if frame.pts is None or self.cut.holds(self._time_s(frame)):
                 yield frame
             elif self.cut.end_s is not None and self._time_s(frame) >= self.cut.end_s:
                 return
+
+    def _decode_from(self, start_s: Fraction) -> Iterator[av.VideoFrame]:
+        """Every frame from there on, and some before.
+
+        Files without an index are searched badly: reading goes on in the middle of pictures that hang together, of
+        which the first are lost. So where the first frame comes too late, it is looked for earlier, in the end from the
+        file's beginning, as in what cannot be searched at all.
+        """
+        for earlier_s in (0, 4, 16, 64, 256):
+            if earlier_s >= start_s:
+                break
+            try:
+                self._container.seek(math.floor((start_s - earlier_s) * av.time_base), backward=True)
+            except av.FFmpegError:
+                break
+            frames = self._decode()
+            first = next(frames, None)
+            if first is not None and first.pts is not None and self._time_s(first) <= start_s:
+                yield first
+                yield from frames
+                return
+        self._container.close()
+        self._container = self._opened()
+        self._stream = self._first_video_stream()
+        yield from self._decode()
 
     def _time_s(self, frame: av.VideoFrame) -> Fraction:
         return frame.pts * (self._stream.time_base or Fraction(1, 1000))  # type: ignore[operator, no-any-return]
@@ -302,10 +320,12 @@ class VideoReader:
         frame_count = packet_count = 0
         damage = None
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_corrupt:
+            for packet, following in itertools.pairwise(itertools.chain(self._container.demux(self._stream), [None])):
+                if packet.is_corrupt and (following is None or not following.size):
                     damage = "an incomplete packet"
                     break
+                if packet.is_corrupt:  # as where recordings were joined
+                    logging.warning("%s: an incomplete packet after %d frames may show", self.path, frame_count)
                 packet_count += bool(packet.size)
                 for frame in packet.decode():
                     frame_count += 1
@@ -485,8 +505,3 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 def _is_transposed(matrix: tuple[int, int, int, int]) -> bool:
     return abs(matrix[1]) > abs(matrix[0])
-
-
-def _chain(first: av.VideoFrame, rest: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    yield first
-    yield from rest

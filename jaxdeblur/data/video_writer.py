@@ -554,7 +554,8 @@ class _StreamCopy:
         )
         streams = [self._input.streams[index] for index in self._stream_of]
         if self._cut.start_s and streams:
-            self._input.seek(math.floor(self._cut.start_s * av.time_base), backward=True)
+            # Somewhat earlier: files without an index are searched badly.
+            self._input.seek(math.floor(max(self._cut.start_s - 2, Fraction(0)) * av.time_base), backward=True)
         # The last, empty packets only flush decoders.
         packets: Iterator[Any] = self._input.demux(streams) if streams else iter(())
         self._packets = _in_time(packet for packet in packets if packet.size and self._cut.move(packet))

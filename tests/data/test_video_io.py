@@ -17,7 +17,7 @@ from tiny_video import (
     write_video_file,
 )
 
-from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
+from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import write_video
 
 LUMA_WEIGHTS = {"ITU601": (0.299, 0.114), "ITU709": (0.2126, 0.0722), "BT2020": (0.2627, 0.0593)}
@@ -513,3 +513,112 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, limit_bytes):
     assert os.listdir(tmp_path) == []
     write()
     assert (tmp_path / "a.mp4").stat().st_size > limit_bytes
+
+
+# --- Times that are not as they should be ---
+
+
+def test_joined_recordings_go_on(tmp_path, caplog):
+    """Two transport streams one after the other in one, as cameras and discs have them: times begin anew in between."""
+    part, joined, target = tmp_path / "part.ts", tmp_path / "joined.ts", tmp_path / "out.mkv"
+    write_video_file(part, smooth_frames(30), time_base=Fraction(1, 25), audio_s=1.2)
+    joined.write_bytes(part.read_bytes() * 2)
+    with VideoReader(joined) as reader, write_video(target, reader.format, streams_from=joined) as writer:
+        found = list(reader)
+        for frame in found:
+            writer.write(frame)
+    assert len(found) == 60
+    times = np.array([float(frame.pts * reader.format.time_base) for frame in found])
+    np.testing.assert_allclose(np.diff(times), 1 / 25, atol=1e-3)
+    assert "times begin anew at frame 30" in caplog.text
+    assert len(time_stamps_s(target)) == 60
+    sound = sound_packets(target)
+    assert len(sound) == len(sound_packets(joined))
+    heard = np.array([float(time) for time, _ in sound])
+    assert np.all(np.diff(heard) > 0)
+    assert abs(heard[-1] - times[-1]) < 0.2
+
+
+def test_a_cut_counts_from_where_the_file_begins(tmp_path):
+    """Transport streams, for one, seldom begin at time 0."""
+    source = tmp_path / "in.ts"
+    write_video_file(source, smooth_frames(40), time_base=Fraction(1, 25), pts=range(50, 90))
+    with av.open(str(source)) as container:
+        assert container.start_time > 1.9 * av.time_base
+    with VideoReader(source) as reader:
+        whole = list(reader)
+    with VideoReader(source, Cut(Fraction(2, 5), Fraction(6, 5))) as reader:
+        part = list(reader)
+    assert len(part) == 20
+    assert part[0].pts == 0
+    np.testing.assert_array_equal(part[0].rgb, whole[10].rgb)
+    with VideoReader(source, Cut(end_s=Fraction(2, 5))) as reader:
+        assert len(list(reader)) == 10
+    with pytest.raises(ValueError, match="no frames from 3 s on"):
+        VideoReader(source, Cut(Fraction(3)))
+
+
+def test_a_second_stream_of_pictures_keeps_its_times(tmp_path):
+    """Matroska tells no decoding times for the first packets of pictures that are reordered."""
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as container:
+        streams = [container.add_stream("libx264", rate=25, options={"bf": "3"}) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for frame in smooth_frames(20):
+            for stream in streams:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+
+    def second(path):
+        with av.open(str(path)) as container:
+            packets = [packet for packet in container.demux(container.streams.video[1]) if packet.size]
+            return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets]
+
+    assert any(packet.dts is None for packet in av.open(str(source)).demux(video=1))
+    with VideoReader(source) as reader, write_video(target, reader.format, streams_from=source) as writer:
+        for frame in reader:
+            writer.write(frame)
+    assert second(target) == second(source)
+
+
+def test_sound_that_ffmpeg_cannot_decode_is_copied(tmp_path):
+    """Of some phones FFmpeg knows the sound's format only by name, or not at all."""
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_video_file(source, smooth_frames(10), audio_s=0.4)
+    content = source.read_bytes()
+    assert content.count(b"mp4a") == 1
+    source.write_bytes(content.replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
+    with av.open(str(source)) as container:
+        assert container.streams.audio[0].codec_context is None
+    with VideoReader(source) as reader:
+        try:
+            with write_video(target, reader.format, streams_from=source) as writer:
+                for frame in reader:
+                    writer.write(frame)
+        except ValueError as error:
+            assert "cannot hold the audio stream 1" in str(error)  # noqa: PT017
+            assert sorted(os.listdir(tmp_path)) == ["in.mp4"]
+        else:
+            assert [data for _, data in sound_packets(target)] == [data for _, data in sound_packets(source)]
+
+
+def test_what_is_not_kept_of_colours_is_said(tmp_path, caplog):
+    write_video_file(tmp_path / "a.mov", smooth_frames(2), codec="qtrle", pix_fmt="argb")
+    read_all(tmp_path / "a.mov")
+    assert "is transparent in parts" in caplog.text
+    write_video_file(tmp_path / "b.mkv", smooth_frames(2, dtype=np.uint16), codec="ffv1", pix_fmt="yuv420p12le")
+    read_all(tmp_path / "b.mkv")
+    assert "has 12 bits, of which 10 are kept" in caplog.text
+
+
+@pytest.mark.parametrize(("codec", "size"), [("h264", (16, 17_000)), ("av1", (2, 2))])
+def test_sizes_that_no_encoder_takes_are_refused_at_once(tmp_path, codec, size):
+    form = VideoFormat(*size, Fraction(1, 25), Fraction(25))
+    with (
+        pytest.raises(ValueError, match=rf"out\.mkv: {codec} cannot hold pictures of {size[1]}x{size[0]}.*--codec"),
+        write_video(tmp_path / "out.mkv", form, codec=codec),
+    ):
+        pytest.fail("not refused")
+    assert os.listdir(tmp_path) == []

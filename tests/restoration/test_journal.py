@@ -213,13 +213,14 @@ def test_tiles_go_on_as_they_were_planned(tmp_path, short_segments, monkeypatch,
     """With the memory of the tiles, and in the tiles of the first run, whatever would be planned by now: a network that
     sees everything shows which tiles there were."""
     source = tmp_path / "in.mp4"
-    write_video_file(source, np.random.default_rng(0).integers(0, 256, (20, 96, 160, 3), np.uint8))
+    noise = np.random.default_rng(0).integers(-30, 30, (20, 96, 160, 3))
+    write_video_file(source, (np.linspace(40, 210, 160)[:, None] + noise).astype(np.uint8))  # each tile has its mean
     first, later = Tiling(96, 96, 8), Tiling(96, 128, 8)
     results = {}
     for name, tiling, stop in (("first", first, None), ("later", later, None), ("resumed", first, 13)):
         monkeypatch.setattr(files, "plan", planned(tiling))
         run = functools.partial(
-            deblur_video, source, tmp_path / f"{name}.mkv", model, {}, lossless=True, save_every_s=0.0
+            deblur_video, source, tmp_path / f"{name}.mkv", model, {}, lossless=True, do_no_harm=False, save_every_s=0.0
         )
         if stop is not None:
             with pytest.raises(StoppedError):
@@ -227,7 +228,8 @@ def test_tiles_go_on_as_they_were_planned(tmp_path, short_segments, monkeypatch,
             monkeypatch.setattr(files, "plan", planned(later))
         run()
         results[name] = (tmp_path / f"{name}.mkv").read_bytes()
-    assert (results["first"] != results["later"]) == isinstance(model, SeesAll)
+    if isinstance(model, SeesAll):
+        assert results["first"] != results["later"]
     assert results["resumed"] == results["first"]
 
 
