@@ -319,17 +319,24 @@ class VideoReader:
         """Every frame the file holds, then an error if the file is cut short."""
         frame_count = packet_count = 0
         damage = None
+        incomplete: list[Any] = []
         try:
-            for packet, following in itertools.pairwise(itertools.chain(self._container.demux(self._stream), [None])):
-                if packet.is_corrupt and (following is None or not following.size):
-                    damage = "an incomplete packet"
+            for packet in self._container.demux(self._stream):
+                if incomplete and not packet.size:
+                    damage = "an incomplete packet"  # and after it nothing but the end
                     break
-                if packet.is_corrupt:  # as where recordings were joined
+                if packet.is_corrupt and not incomplete:
+                    incomplete.append(packet)
+                    continue
+                if incomplete:  # but not the last, as where recordings were joined
                     logging.warning("%s: an incomplete packet after %d frames may show", self.path, frame_count)
-                packet_count += bool(packet.size)
-                for frame in packet.decode():
-                    frame_count += 1
-                    yield frame
+                packets = [*incomplete, packet]
+                incomplete.clear()
+                for whole in packets:
+                    packet_count += bool(whole.size)
+                    for frame in whole.decode():
+                        frame_count += 1
+                        yield frame
         except av.FFmpegError as error:
             damage = error.strerror
         # An mp4 lists all its packets in its header, a cut can therefore be told even between two packets.

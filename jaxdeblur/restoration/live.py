@@ -56,6 +56,8 @@ def deblur_pipe(
 ) -> Delays:
     """Restores frames as they come: YUV4MPEG2 to YUV4MPEG2 of the same kind, or packed 8-bit RGB to the same.
 
+    What a YUV4MPEG2 header says of the shape of pixels is lost: PyAV has no way to write it there.
+
     A frame is written as soon as the frames after it that the model looks at have come and it is computed; nothing
     waits longer, in no buffer.
 
@@ -69,7 +71,8 @@ def deblur_pipe(
         say: called with a line about the delay, once the size is known.
 
     Raises:
-        ValueError: `source` holds no such frames, or a part of one at its end; the whole ones before it come out.
+        ValueError: `source` holds no such frames; or, of RGB, a part of one at its end: the whole ones before it come
+            out. (Of YUV4MPEG2 FFmpeg leaves such a part out.)
         BrokenPipeError: nobody reads `target` any more.
     """
     if raw_size is None:
@@ -127,8 +130,6 @@ class _Writer:
         self._stream = self._container.add_stream("rawvideo" if raw else "wrapped_avframe", rate=form.average_rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = form.width, form.height, self._pixels
         self._stream.codec_context.time_base = self._form.time_base
-        if form.pixel_aspect:
-            self._stream.codec_context.sample_aspect_ratio = form.pixel_aspect
         if not raw:
             self._stream.codec_context.color_range = form.color_range
 

@@ -100,6 +100,26 @@ def test_what_is_no_frames_says_so():
         assert "standard input" in str(found[0])
 
 
+@pytest.mark.parametrize("kind", ["raw", "y4m"])
+def test_half_a_frame_at_the_end_takes_no_whole_one_with_it(kind):
+    frames = smooth_frames(3, 16, 16)
+    head, options = b"YUV4MPEG2 W16 H16 F25:1 Ip A1:1 C444\n", {}
+    parts = [b"FRAME\n" + frame.tobytes() for frame in frames]
+    if kind == "raw":
+        head, parts, options = b"", [frame.tobytes() for frame in frames], {"raw_size": (16, 16)}
+    with restoring(IdentityModel(future_frames=2), **options) as (feed, out, found):
+        feed.write(head + parts[0] + parts[1] + parts[2][:300])
+        feed.close()
+        shown = read(out, 10**9)
+    if kind == "raw":
+        assert isinstance(found[0], ValueError)
+        assert "standard input" in str(found[0])
+        assert shown == parts[0] + parts[1]
+    else:
+        assert found[0].frames == 2
+        assert len(shown.split(b"FRAME\n")) == 3
+
+
 def test_nobody_who_reads_ends_it():
     (source, feed), (out, target) = os.pipe(), os.pipe()
     os.close(out)
@@ -148,6 +168,10 @@ def test_the_command(tmp_path):
     assert b"5 frames; from the last one needed to the one written: p50" in done.stderr
     for options, message in (
         (["in.mp4"], b"--pipe reads standard input and writes standard output; leave out in.mp4"),
+        (
+            ["--memory=1G", "--end=3", "--lossless", "--skip-existing"],
+            b"--memory, --end, --lossless, --skip-existing: of files only; leave out with --pipe",
+        ),
         (["--raw=big"], b"--raw is 'big'; expected WIDTHxHEIGHT"),
     ):
         refused = run(*options)

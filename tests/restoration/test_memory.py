@@ -1,13 +1,16 @@
 """Plans of memory: what they choose, and that they hold."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from identity_model import Outputs
 from test_steps import REACH_PX, Remembering, SeesAll
 from tiny_video import write_video_file
 
@@ -79,6 +82,39 @@ def test_how_far_tiles_differ_is_said_where_a_network_sees_everything():
     assert found.reach_px is None
     assert found.deviation > 1e-3
     assert f"looks all of the frame, and pixels differ from whole frames by up to {found.deviation:.1e}" in str(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    compute_dtype: str = "float32"
+
+
+class Rounding(Remembering):
+    """Rounds what it restores to the precision it has."""
+
+    config: Config = Config()
+
+    def step(self, carry, window):
+        carry, outputs = super().step(carry, window)
+        return carry, Outputs(outputs.restored.astype(self.config.compute_dtype).astype(jnp.float32))
+
+
+@pytest.mark.parametrize(("narrow_side", "chosen"), [(128, "bfloat16"), (448, None)])
+def test_bfloat16_is_taken_where_it_saves_work_and_its_rounding_is_said(monkeypatch, narrow_side, chosen):
+    sides = {"float32": 96, "bfloat16": narrow_side}
+
+    def tiles(model, *_):
+        side = sides[model.config.compute_dtype]
+        return Plan(Tiling(side, side, 8), None, 0, 8, 1e-5)
+
+    monkeypatch.setattr(memory, "_plan_tiles", tiles)
+    frames = np.full((3, 512, 512, 3), 200, np.uint8)
+    found = plan(Rounding(), {}, frames, budget_bytes=taken_bytes())
+    assert found.precision == chosen
+    if chosen:
+        half_a_step = np.float32(200 / 255) - np.float32(jnp.bfloat16(200 / 255))
+        assert found.deviation == pytest.approx(1e-5 + abs(half_a_step), rel=1e-3)
+    assert plan(Rounding(), {}, frames, budget_bytes=taken_bytes(), may_narrow=False).precision is None
 
 
 def test_too_little_is_said():
