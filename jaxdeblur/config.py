@@ -12,7 +12,7 @@ data        source ("scenes", "video_folder", or "auto": the folder if it is the
             window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
             lowest_scale; unlabelled (of a tuning): source, batch_size, root, split, only, clip_px, scenes
 optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,
-            plateau, boundary_passes (of a tuning)
+            muon_scale, muon_without, plateau, boundary_passes (of a tuning)
 training    steps, passes (of a tuning), microbatches, loss_scale, ema_decay, log_every, checkpoint_every,
             evaluate_every
 evaluation  protocol, clips, validation_videos, flow_clips, frames (of rendered clips), motion
@@ -283,6 +283,8 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
             clip_norm=options.clip_norm,
             weight_decay=options.get("weight_decay", 0.0),
             undecayed=options.get("undecayed", ()),
+            muon_scale=options.get("muon_scale", 0.0),
+            muon_without=options.get("muon_without", ()),
         )
         for group in objective.groups
     }
@@ -845,11 +847,18 @@ def _scene_renderer(
         options.pop(field)
     compression = Compression(**options.pop("compression", {}))
     folder, crops = options.pop("photographs"), options.pop("crops_per_photograph", 4)
+    choose_from = options.pop("choose_from", 1)
     size = config.data.crop_px
     scene = SceneConfig(frames=frames, height=size, width=size, **options)
     photographs = load_photographs(folder, scene.texture_size, crops_per_photograph=crops) if folder else None
     render = batch_renderer(
-        scene, batch_size=config.data.batch_size, mesh=mesh, photographs=photographs, past=past, future=future
+        scene,
+        batch_size=config.data.batch_size,
+        mesh=mesh,
+        photographs=photographs,
+        past=past,
+        future=future,
+        choose_from=choose_from,
     )
     if compression == Compression():
         return render

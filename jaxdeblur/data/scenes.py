@@ -254,24 +254,35 @@ def batch_renderer(
     photographs: Photographs | None = None,
     past: int = 0,
     future: int = 0,
+    choose_from: int = 1,
 ) -> Callable[[int, int], Batch]:
-    """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share."""
+    """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share.
+
+    Args:
+        choose_from: so many times as many clips are rendered, and those kept whose blurred frames are farthest from the
+            sharp ones: many have little to see or to restore. The first is then number choose_from * first_index.
+    """
     (axis,) = mesh.axis_names
     share = batch_size // mesh.devices.size
     # On a CPU clips one after another are fastest; an accelerator renders its share at once.
     at_once = 1 if mesh.devices.flat[0].platform == "cpu" else share
 
     def render_share(seed: jax.Array, first_index: jax.Array, photographs: jax.Array | None) -> Batch:
-        return render_batch(
+        batch = render_batch(
             seed,
-            first_index + share * jax.lax.axis_index(axis),
-            share,
+            choose_from * (first_index + share * jax.lax.axis_index(axis)),
+            choose_from * share,
             config,
             photographs=photographs,
             past=past,
             future=future,
             at_once=at_once,
         )
+        if choose_from == 1:
+            return batch
+        error = jnp.mean((batch["blurred"][:, past : past + config.frames] - batch["sharp"]) ** 2, axis=(1, 2, 3, 4))
+        chosen = jnp.sort(jax.lax.top_k(error, share)[1])
+        return jax.tree.map(lambda values: values[chosen], batch)
 
     sharded = jax.jit(
         jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(axis), check_vma=False)

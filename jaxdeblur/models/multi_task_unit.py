@@ -48,6 +48,12 @@ def _initial_weights(kind: str, scale: float = 1.0) -> Initializer:
     return normal(0.03) if kind == "released" else variance_scaling(2 * scale**2, "fan_in", "normal")
 
 
+def _edges(key: jax.Array, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+    """A first layer's kernel that answers to edges and not to brightness; as edges are faint, four times as strong."""
+    kernel = 4 * _initial_weights("he")(key, shape, dtype, out_sharding)
+    return kernel - jnp.mean(kernel, axis=(0, 1), keepdims=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class MultiTaskUnitConfig:
     """Sizes and switches of the stacked units.
@@ -64,7 +70,9 @@ class MultiTaskUnitConfig:
             previous ones; "zero" (paper): previous features are zero.
         weight_init: "released": normal, standard deviation 0.03, whatever a layer's size; on short runs the restored
             frames then stay equal to the blurred ones for long. "he": normal with variance 2 / fan-in, less on residual
-            branches and least on the output layers; learns from the first hundreds of updates.
+            branches and least on the output layers; learns from the first hundreds of updates. "edges": likewise, and
+            the first layers see edges only: all features are positive, and brightness, which every one of them would
+            answer to, would drown what sharpens; learns fastest.
         compute_dtype: of the convolutions: "float32", "float16" (the published half-precision model) or "bfloat16".
             Parameters, matching and outputs are float32 in all three.
     """
@@ -77,7 +85,7 @@ class MultiTaskUnitConfig:
     structure_injection: bool = True
     motion_module: bool = True
     first_frame: Literal["self", "zero"] = "self"
-    weight_init: Literal["released", "he"] = "released"
+    weight_init: Literal["released", "he", "edges"] = "released"
     compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -86,8 +94,8 @@ class MultiTaskUnitConfig:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected {least} or more")
         if self.first_frame not in ("self", "zero"):
             raise ValueError(f"first_frame is {self.first_frame!r}; expected 'self' or 'zero'")
-        if self.weight_init not in ("released", "he"):
-            raise ValueError(f"weight_init is {self.weight_init!r}; expected 'released' or 'he'")
+        if self.weight_init not in ("released", "he", "edges"):
+            raise ValueError(f"weight_init is {self.weight_init!r}; expected 'released', 'he' or 'edges'")
         if self.compute_dtype not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"compute_dtype is {self.compute_dtype!r}; expected float32, float16 or bfloat16")
 
@@ -184,8 +192,9 @@ class MultiTaskUnits(nn.Module):
             weights = _initial_weights(cfg.weight_init, scale)
             return Conv(features, kernel_size, strides, padding, kernel_init=weights, dtype=self._dtype)
 
-        self.structure_conv = conv(cfg.channels, 3)
-        self.history_conv = conv(cfg.channels, 3)
+        first = _edges if cfg.weight_init == "edges" else _initial_weights(cfg.weight_init)
+        self.structure_conv = Conv(cfg.channels, 3, kernel_init=first, dtype=self._dtype)
+        self.history_conv = Conv(cfg.channels, 3, kernel_init=first, dtype=self._dtype)
         # Dictionaries, so that units are numbered from 1 in the parameter tree, as in the paper.
         self.unit = {
             str(n): DetailNetwork(cfg.channels, cfg.residual_blocks, cfg.weight_init, self._dtype)

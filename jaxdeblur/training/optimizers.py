@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxdeblur.types import PyTree
 
@@ -53,6 +54,8 @@ def make_optimizer(
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     undecayed: Sequence[str] = (),
+    muon_scale: float = 0.0,
+    muon_without: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Adam, each parameter at the learning rate named for its path; those without a name get no update and hold no
     moments.
@@ -63,7 +66,29 @@ def make_optimizer(
         clip_norm: global L2 norm, over all parameters that are moved, that the gradient is clipped to; None leaves it.
         weight_decay: times the parameter, added to the gradient of kernels (L2 regularisation; biases go without).
         undecayed: kernels of layers with one of these in their path go without, too.
+        muon_scale: if not 0, kernels of convolutions are moved by Muon (Jordan et al. 2024: momentum, made orthogonal)
+            at so many times the learning rate, and only the rest by Adam.
+        muon_without: kernels of layers with one of these in their path are moved by Adam, too.
     """
+
+    def muon_dimensions(params: PyTree) -> PyTree:
+        def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+            is_out = any(part in name for part in muon_without for name in _names(path))
+            return None if leaf.ndim != 4 or is_out else MuonDimensionNumbers((0, 1, 2), (3,))
+
+        return jax.tree_util.tree_map_with_path(dimensions, params)
+
+    def one(schedule: optax.Schedule) -> optax.GradientTransformation:
+        if not muon_scale:
+            return optax.adam(schedule, **adam)
+        return muon(
+            lambda made: muon_scale * schedule(made),
+            adam_learning_rate=schedule,
+            adam_b1=adam["b1"],
+            adam_b2=adam["b2"],
+            eps=adam["eps"],
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
 
     def labels(params: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(lambda path, _: schedule_of(_names(path)) or "frozen", params)
@@ -75,8 +100,8 @@ def make_optimizer(
 
         return jax.tree_util.tree_map_with_path(decays, params)
 
-    adams = {name: optax.adam(schedule, **adam) for name, schedule in schedules.items()}
-    steps = [optax.partition({**adams, "frozen": optax.set_to_zero()}, labels)]
+    moved = {name: one(schedule) for name, schedule in schedules.items()}
+    steps = [optax.partition({**moved, "frozen": optax.set_to_zero()}, labels)]
     if weight_decay:
         steps.insert(0, optax.add_decayed_weights(weight_decay, mask=kernels))
     if clip_norm is not None:  # frozen parameters must not count in the norm

@@ -594,7 +594,7 @@ def test_inputs_that_do_not_fit_are_refused():
         ({"residual_blocks": -1}, "residual_blocks is -1; expected 0 or more"),
         ({"match_radius": 0}, "match_radius is 0; expected 1 or more"),
         ({"first_frame": "none"}, "first_frame is 'none'; expected 'self' or 'zero'"),
-        ({"weight_init": "zeros"}, "weight_init is 'zeros'; expected 'released' or 'he'"),
+        ({"weight_init": "zeros"}, "weight_init is 'zeros'; expected 'released', 'he' or 'edges'"),
         ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; expected float32, float16 or bfloat16"),
     ],
 )
