@@ -8,7 +8,7 @@ Variants (after the colon):
     dvd      DVD data in data/dvd/: jaxdeblur data prepare dvd ARCHIVE
     gopro    GoPro data in data/gopro/: jaxdeblur data prepare gopro ARCHIVE --variant=blur_gamma
     scenes   rendered scenes, true flow as motion target
-    demo     MTU1 on small rendered scenes for a few minutes on two CPU cores: what `make demo` runs
+    demo     MTU1 on small rendered scenes for a few minutes on two CPU cores: what `make train-demo` runs
     smoke    a tiny network for a few steps: shows that everything runs
 
 The paper trains 1,300,000 frame steps (100,000 batches of eight 13-frame clips of 256 x 256) on eight GPUs and reports,

@@ -15,7 +15,7 @@ from jaxdeblur.checkpoint import save_model
 from jaxdeblur.data.flow_io import write_flow
 from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.scenes import draw_symmetry, turned
-from jaxdeblur.models import MODELS, create_model, example_inputs
+from jaxdeblur.models import MODELS, create_model, example_inputs, initial_variables
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.objectives.svrnn import SVRNNObjective
@@ -25,6 +25,7 @@ from jaxdeblur.training.optimizers import make_schedule
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh
 from jaxdeblur.training.state import init_state
+from jaxdeblur.variables import load_weights
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,6 +75,24 @@ def test_every_variant_builds(variant):
         assert (
             config.data.batch_size * config.data.frames * (config.training.steps // config.data.frames) == 8 * 1_300_000
         )
+
+
+def test_the_recipe_of_the_packages_weights_builds_them():
+    config = parts.resolve(load("", "pretrained"))
+    model = parts.build_model(config)
+    assert set(parts.build_optimizers(config, parts.build_objective(config, model))) == {"deblur"}
+    shipped, variables = load_weights()
+    assert model.config == dataclasses.replace(shipped.config, weight_init="edges")
+    fresh = initial_variables(jax.random.key(0), model)["params"]
+    assert parts.initial_params(config, model, fresh) is fresh
+    with config.unlocked():
+        config.initial.checkpoint = "default"
+    jax.tree.map(np.testing.assert_array_equal, parts.initial_params(config, model, fresh), variables["params"])
+    with config.unlocked():
+        config.model.channels = 6
+    smaller = parts.build_model(config)
+    with pytest.raises(ValueError, match="default does not fit"):
+        parts.initial_params(config, smaller, initial_variables(jax.random.key(0), smaller)["params"])
 
 
 @pytest.mark.parametrize("variant", ["", "dvd", "gopro", "scenes", "smoke"])

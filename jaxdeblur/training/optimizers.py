@@ -67,7 +67,7 @@ def make_optimizer(
         weight_decay: times the parameter, added to the gradient of kernels (L2 regularisation; biases go without).
         undecayed: kernels of layers with one of these in their path go without, too.
         muon_scale: if not 0, kernels of convolutions are moved by Muon (Jordan et al. 2024: momentum, made orthogonal)
-            at so many times the learning rate, and only the rest by Adam.
+            at so many times the learning rate, and only the rest by Adam (with Nesterov's momentum).
         muon_without: kernels of layers with one of these in their path are moved by Adam, too.
     """
 

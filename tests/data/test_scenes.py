@@ -14,6 +14,7 @@ from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
 from jaxdeblur.data.scenes import MotionPath, Scene, SceneConfig, scene_key
 from jaxdeblur.ops.colour import linear_to_srgb
 from jaxdeblur.ops.warp import warp_backward
+from jaxdeblur.training.sharding import make_mesh
 
 TINY = SceneConfig(frames=3, height=24, width=32, objects=1)
 SQUARE = SceneConfig(frames=3, height=40, width=40)
@@ -185,6 +186,22 @@ def test_shares_of_scenes_and_textures():
     # What is new is drawn last: all else about the scene is as it is without.
     jax.tree.map(np.testing.assert_array_equal, plain.camera, found[0].camera)
     np.testing.assert_array_equal(plain.duty, found[0].duty)
+
+
+def test_the_more_blurred_of_several_clips_are_chosen():
+    config = dataclasses.replace(TINY, height=16, width=16)
+    mesh = make_mesh()
+    shares = mesh.devices.size
+    batch = scenes.batch_renderer(config, batch_size=2 * shares, mesh=mesh, past=1, future=2, choose_from=3)(5, 8)
+    every = jax.jit(functools.partial(scenes.render_batch, batch_size=6 * shares, config=config, past=1, future=2))(
+        np.int32(5), np.int32(24)
+    )
+    error = np.mean(np.square(every["blurred"][:, 1:-2] - every["sharp"]), axis=(1, 2, 3, 4))
+    for share in range(shares):
+        of_share = np.arange(6 * share, 6 * share + 6)
+        chosen = np.sort(of_share[np.argsort(error[of_share])[-2:]])
+        for name, values in batch.items():
+            np.testing.assert_array_equal(values[2 * share : 2 * share + 2], every[name][chosen], err_msg=name)
 
 
 def test_layers_mix_in_linear_light():

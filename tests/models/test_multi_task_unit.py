@@ -280,6 +280,19 @@ def test_initial_weights(kind):
         np.testing.assert_allclose(leaf.mean(), 0, atol=5 * deviation / np.sqrt(leaf.size))
 
 
+def test_edges_are_all_that_the_first_layers_see_to_begin_with():
+    params = jax.device_get(initial(weight_init="edges"))["params"]
+    he = jax.device_get(initial(weight_init="he"))["params"]
+    for name in ("structure_conv", "history_conv"):
+        kernel = params[name]["kernel"]
+        np.testing.assert_allclose(kernel.sum((0, 1)), 0, atol=1e-5)
+        np.testing.assert_allclose(kernel.std(), 4 * he[name]["kernel"].std() * np.sqrt(8 / 9), rtol=0.2)
+    rest = [
+        {name: tree[name] for name in tree if name not in ("structure_conv", "history_conv")} for tree in (params, he)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *rest)
+
+
 def test_jit_equals_eager():
     carries, outputs = usual_run()
     window = clip_windows(clip_of_noise())[:, 1]

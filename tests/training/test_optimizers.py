@@ -117,3 +117,36 @@ def test_some_layers_can_go_without_weight_decay():
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     moved = [jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(updates) if np.any(x)]
     assert moved == ["['conv1']['kernel']"]
+
+
+def test_muon_moves_kernels_by_orthogonal_steps_and_the_rest_as_adam_does():
+    params = {
+        "conv": {"kernel": jnp.zeros((3, 3, 4, 8)), "bias": jnp.zeros(8)},
+        "output_conv": {"kernel": jnp.zeros((3, 3, 8, 3))},
+        "frozen": {"kernel": jnp.zeros((1, 1, 4, 4))},
+    }
+    keys = jax.random.split(jax.random.key(0), 4)
+    leaves, structure = jax.tree.flatten(params)
+    gradient = structure.unflatten(
+        [1e-3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    )
+    schedules = {"all": optax.constant_schedule(1e-3)}
+
+    def update(**options):
+        optimizer = make_optimizer(schedules, lambda path: None if path[0] == "frozen" else "all", adam=ADAM, **options)
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    nadam = optax.nadam(1e-3, **ADAM)
+    adam, _ = nadam.update(gradient, nadam.init(params), params)
+    found = update(muon_scale=20.0, muon_without=("output",))
+    assert not np.any(found["frozen"]["kernel"])
+    for path in (("conv", "bias"), ("output_conv", "kernel")):
+        np.testing.assert_allclose(found[path[0]][path[1]], adam[path[0]][path[1]], rtol=1e-6)
+    step = np.asarray(found["conv"]["kernel"], np.float64).reshape(36, 8) / -20e-3
+    strengths = np.linalg.svd(step, compute_uv=False)
+    assert strengths.max() < 2 * strengths.min()  # of the gradient itself they differ more
+    along = np.linalg.svd(np.asarray(gradient["conv"]["kernel"], np.float64).reshape(36, 8), compute_uv=False)
+    assert along.max() / along.min() > strengths.max() / strengths.min()
+    assert np.sum(step * np.asarray(gradient["conv"]["kernel"]).reshape(36, 8)) > 0
+    everything = update(muon_scale=20.0)
+    assert not np.allclose(everything["output_conv"]["kernel"], adam["output_conv"]["kernel"])
