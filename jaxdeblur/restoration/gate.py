@@ -14,7 +14,7 @@ import numpy as np
 from jaxdeblur.ops.sharpness import detail_strengths
 from jaxdeblur.types import Array
 
-BLURRED, SHARP = 0.40, 0.48
+BLURRED, SHARP = 0.46, 0.52
 """A frame's fine detail up to where it is restored wholly, and from where not at all.
 
 Set on clips of REDS and GoPro; `python -m benchmarks.video gate` prints how sharp their frames are.
