@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         begun; 130 after Ctrl-C. No failure leaves anything half-written.
     """
     # Alone it is a switch: the name after it is not its own, or a source would be taken for the file to write.
-    given = ["--compare=" if argument == "--compare" else argument for argument in (argv or sys.argv[1:])]
+    given = [
+        "--compare=" if argument == "--compare" else argument for argument in (sys.argv[1:] if argv is None else argv)
+    ]
     arguments = _parser().parse_args(given)
     work = _Work()
     if hasattr(sys.stdout, "reconfigure"):

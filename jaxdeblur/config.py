@@ -2,13 +2,14 @@
 
 seed
 model       name and the fields of its configuration that differ from the named variant
-initial     flow_checkpoint, flow_workdir: where a flow network inside the model starts from; of a tuning
-            (Reblur2Deblur) checkpoint, flow_checkpoint, flow_name: the networks that are tuned
+initial     checkpoint: where the model starts from; flow_checkpoint, flow_workdir: where a flow network inside it
+            does; of a tuning (Reblur2Deblur) checkpoint, flow_checkpoint, flow_name: the networks that are tuned
 flow_net    of a tuning: likewise of the flow network beside the model
 objective   the fields of the paper's objective; teacher_checkpoint (multi-task units), turn_updates (VDFlow)
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
             "scenes", "sintel", "flying_chairs", "flow_folders"), labelled (VDFlow's true flow: LABELLED_SOURCES),
-            batch_size, frames, crop_px; scenes: fields of SceneConfig, photographs, seeds; video_folder: root, splits,
+            batch_size, frames, crop_px; scenes: fields of SceneConfig, photographs, crops_per_photograph, choose_from,
+            distinct_clips, turned, seeds, and fields of Compression under compression; video_folder: root, splits,
             window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
             lowest_scale; unlabelled (of a tuning): source, batch_size, root, split, only, clip_px, scenes
 optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,

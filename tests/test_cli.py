@@ -129,7 +129,8 @@ def test_a_failure_in_the_middle_is_code_1(tmp_path, checkpoint, capsys):
 
 
 @pytest.mark.parametrize("command", [[], ["sharpen"], ["deblur", "in.mp4", "out.mp4", "--unknown"], ["data"]])
-def test_wrong_usage_is_code_2(command, capsys):
+def test_wrong_usage_is_code_2(command, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["jaxdeblur", "--version"])  # of another program: it is none of ours
     with pytest.raises(SystemExit) as caught:
         cli.main(command)
     assert caught.value.code == 2

@@ -430,7 +430,7 @@ def render_scene(key: jax.Array, scene: Scene, config: SceneConfig, *, past: int
     Args:
         key: of the noise.
         scene: what is seen and how it moves.
-        config: only frames, height and width are read.
+        config: only frames, height, width, and whether its encoded_share is more than 0, are read.
         past: further blurred frames before the clip, truly rendered, at most MAX_EXTRA_FRAMES.
         future: further blurred frames after it, likewise.
 
@@ -445,16 +445,21 @@ def render_scene(key: jax.Array, scene: Scene, config: SceneConfig, *, past: int
     middle = (config.frames - 1) / 2
     count = scene.sub_frames.astype(jnp.float32)
 
+    def if_encoded(convert: Callable[[jax.Array], jax.Array], values: jax.Array) -> jax.Array:
+        # Where no scene asks for it, nothing is compiled: side by side on an accelerator all scenes would pay.
+        if not config.encoded_share:
+            return values
+        return jax.lax.cond(scene.averages_encoded, convert, lambda x: x, values)
+
     def exposure(frame: jax.Array) -> jax.Array:
         mid_time = frame.astype(jnp.float32) - middle
 
         def add(sub_frame: jax.Array, total: jax.Array) -> jax.Array:
             time = mid_time + scene.duty * ((sub_frame.astype(jnp.float32) + 0.5) / count - 0.5)
-            light = render_instant(scene, time, height, width)[0]
-            return total + jax.lax.cond(scene.averages_encoded, _encoded, lambda x: x, light)
+            return total + if_encoded(_encoded, render_instant(scene, time, height, width)[0])
 
         mean = jax.lax.fori_loop(0, scene.sub_frames, add, jnp.zeros((height, width, 3))) / count
-        light = jax.lax.cond(scene.averages_encoded, srgb_to_linear, lambda x: x, mean)
+        light = if_encoded(srgb_to_linear, mean)
         noise = jax.random.normal(jax.random.fold_in(key, frame + MAX_EXTRA_FRAMES), light.shape)
         light += jnp.sqrt(scene.shot_noise * light + scene.read_noise**2) * noise
         return _to_8_bit_values(light)

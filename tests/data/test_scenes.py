@@ -161,13 +161,14 @@ def test_encoded_values_are_averaged_where_a_scene_says_so():
     step = np.where(np.arange(64) < 32, 0.1, 0.8)
     texture = opaque(np.broadcast_to(step[None, :, None], (64, 64, 3)))
     scene = scene_of(texture, camera=path((16.0, 0.0, 0.0, 0.0)), duty=1.0, sub_frames=64, averages_encoded=True)
-    batch = render_scene(jax.random.key(0), scene, SQUARE)
+    config = dataclasses.replace(SQUARE, encoded_share=0.5)
+    batch = render_scene(jax.random.key(0), scene, config)
     offset = np.arange(40) - 19.5
     low, high = (float(linear_to_srgb(jnp.float32(light))) for light in (0.1, 0.8))
     ramp = low + (high - low) * np.clip(offset / 16 + 0.5, 0, 1)
     sure = np.abs(np.abs(offset) - 8) > 0.5
     np.testing.assert_allclose(np.asarray(batch["blurred"][1, 20, :, 0])[sure], ramp[sure], atol=0.01)
-    in_light = render_scene(jax.random.key(0), scene._replace(averages_encoded=jnp.zeros((), bool)), SQUARE)
+    in_light = render_scene(jax.random.key(0), scene._replace(averages_encoded=jnp.zeros((), bool)), config)
     np.testing.assert_array_equal(batch["sharp"], in_light["sharp"])
     assert np.abs(in_light["blurred"] - batch["blurred"]).max() > 0.05
 
