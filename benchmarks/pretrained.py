@@ -2,8 +2,8 @@
 
     python -m benchmarks.pretrained PAIRS [VIDEO ...] [--checkpoint=default] [--out=DIR]
 
-PAIRS/<clip>/{blur,sharp}/<frame>.png are clips with truth; of a clip in --singles every frame stands alone. Protocol
-`common`, means over a clip's frames. "gain" is the network's, "gated" what `jaxdeblur deblur` makes of it (see
+PAIRS are clips with truth (`real_clips`); of a clip in --singles every frame stands alone. Protocol `common`, means
+over a clip's frames. "gain" is the network's, "gated" what `jaxdeblur deblur` makes of it (see
 `restoration.gate`). Beside it, tuned on every third frame of these very clips: the best unsharp mask, and the best
 Wiener deconvolution with the mean kernel of the scenes of configs/pretrained.py. VIDEOs are sharp: how near what comes
 out is to what went in. --out is for pictures of the best, the median and the worst frame: blurred, restored, sharp.
@@ -13,25 +13,21 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
+from benchmarks.real_clips import Clip, Restored, add_singles_option, print_sharp_videos, read_clips, restored
 from configs.pretrained import get_config
 from jaxdeblur.checkpoint import load_model
-from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
+from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.scenes import SceneConfig, random_scene, scene_key, texture_to_frame
-from jaxdeblur.data.video_folder import list_images
-from jaxdeblur.data.video_io import VideoReader
 from jaxdeblur.evaluation.pictures import stack, strip
 from jaxdeblur.evaluation.protocols import common
 from jaxdeblur.ops.filters import correlate_axis, gaussian_taps
-from jaxdeblur.restoration.clip import restore
-from jaxdeblur.restoration.gate import Gate
-from jaxdeblur.types import Variables
 
 _KERNEL_REACH_PX = 32
 _SCENES = 64
@@ -52,31 +48,25 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("videos", nargs="*", type=Path)
     parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--singles", default="gopro_singles", help="clips whose frames do not belong together")
+    add_singles_option(parser)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_intermixed_args()
     print(f"{measure.machine()}\n")
     model, variables = load_model(arguments.checkpoint)
     pairs: list[Pair] = []
-    for clip in sorted(folder for folder in arguments.pairs.iterdir() if (folder / "sharp").is_dir()):
-        pairs += _restored_pairs(clip, model, variables, alone=clip.name in arguments.singles.split(","))
+    for clip in read_clips(arguments.pairs, arguments.singles.split(",")):
+        pairs += _with_truth(clip, restored(clip.blurred, model, variables, alone=clip.alone))
     _print_gains(pairs)
     if arguments.out is not None:
         _write_pictures(arguments.out, pairs)
     if arguments.videos:
-        _print_sharp_videos(arguments.videos, model, variables)
+        print_sharp_videos(arguments.videos, model, variables)
 
 
-def _restored_pairs(clip: Path, model: Any, variables: Variables, *, alone: bool) -> Iterator[Pair]:
-    """The frames of a clip that have a truth; all are restored."""
-    paths = list_images(clip / "blur")
-    frames = [read_rgb_u8(path) for path in paths]
-    clips = [np.stack([frame]) for frame in frames] if alone else [np.stack(frames)]
-    restored = np.concatenate([restore(each, model, variables) for each in clips])
-    for path, frame, found in zip(paths, frames, restored, strict=True):
-        truth = clip / "sharp" / path.name
-        if truth.exists():
-            yield Pair(clip.name, frame, read_rgb_u8(truth), found, Gate()(frame, found))
+def _with_truth(clip: Clip, found: Restored) -> Iterator[Pair]:
+    known = np.array(clip.has_truth)
+    for images in zip(clip.blurred[known], clip.sharp, found.free[known], found.gated[known], strict=True):
+        yield Pair(clip.name, *images)
 
 
 def _print_gains(pairs: Sequence[Pair]) -> None:
@@ -129,25 +119,6 @@ def _write_pictures(out: Path, pairs: Sequence[Pair]) -> None:
         print(f"{out / name}.png: {pair.clip}, {gains[order[place], 0]:+.2f} dB\n")
     singles = [next(pair for pair in pairs if pair.clip == name) for name in dict.fromkeys(p.clip for p in pairs)]
     write_image(out / "first_frames.png", ImageFile(stack([strip([p.blurred, p.gated, p.sharp]) for p in singles])))
-
-
-def _print_sharp_videos(videos: Sequence[Path], model: Any, variables: Variables) -> None:
-    print("| sharp video | frames | output against input, dB | with the gate: mean | least |\n|---|---|---|---|---|")
-    for video in videos:
-        with VideoReader(video) as reader:
-            frames = np.stack([frame.rgb for frame in itertools.islice(reader, 16)])
-        restored, gate = restore(frames, model, variables), Gate()
-        gated = np.stack([gate(before, after) for before, after in zip(frames, restored, strict=True)])
-        free, kept = _nearness_db(restored, frames), _nearness_db(gated, frames)
-        print(
-            f"| {video.name} | {len(frames)} | {free.mean():.1f} | {kept.mean():.1f} | {kept.min():.1f} |", flush=True
-        )
-
-
-def _nearness_db(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of each frame; equal ones count as 100 dB."""
-    errors = np.mean(np.square(frames.astype(np.float64) - others), axis=(1, 2, 3))
-    return np.minimum(100, 10 * np.log10(255**2 / np.maximum(errors, 1e-12)))
 
 
 # --- What needs no training ---
@@ -217,18 +188,27 @@ def _mean_kernel() -> np.ndarray:
     side = trained.crop_px
     config = SceneConfig(trained.frames, side, side, **motion, min_duty=trained.scenes.min_duty)
     size = 2 * _KERNEL_REACH_PX + 1
-    kernel = np.zeros((size, size))
-    scenes = jax.jit(random_scene, static_argnums=1)
     x, y = (side - 1) * jnp.array([0.0, 1.0, 0.0, 1.0, 0.5]), (side - 1) * jnp.array([0.0, 0.0, 1.0, 1.0, 0.5])
-    for index in range(_SCENES):
-        scene = scenes(scene_key(0, index), config)
+
+    @jax.jit
+    def shifts_px(index: jax.Array) -> jax.Array:
+        """(2, instants, places): rows and columns."""
+        scene = random_scene(scene_key(0, index), config)
         back = texture_to_frame(scene, 0.0, side, side).inverse().of_layer(0)
-        for share in (np.arange(32) + 0.5) / 32 - 0.5:
-            moved = texture_to_frame(scene, scene.duty * share, side, side).of_layer(0).after(back)
-            columns, rows = (np.asarray(moved_to - at) for moved_to, at in zip(moved.apply(x, y), (x, y), strict=True))
-            inside = np.maximum(np.abs(columns), np.abs(rows)) <= _KERNEL_REACH_PX
-            places = np.rint(np.stack([rows, columns])[:, inside]).astype(int) + _KERNEL_REACH_PX
-            np.add.at(kernel, tuple(places), 1)
+
+        def shift(share: jax.Array) -> jax.Array:
+            moved_x, moved_y = (
+                texture_to_frame(scene, scene.duty * share, side, side).of_layer(0).after(back).apply(x, y)
+            )
+            return jnp.stack([moved_y - y, moved_x - x])
+
+        return jax.vmap(shift, out_axes=1)((jnp.arange(32) + 0.5) / 32 - 0.5)
+
+    kernel = np.zeros((size, size))
+    for index in range(_SCENES):
+        shifts = np.asarray(shifts_px(jnp.int32(index))).reshape(2, -1)
+        inside = np.max(np.abs(shifts), axis=0) <= _KERNEL_REACH_PX
+        np.add.at(kernel, tuple(np.rint(shifts[:, inside]).astype(int) + _KERNEL_REACH_PX), 1)
     return kernel / kernel.sum()
 
 

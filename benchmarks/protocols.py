@@ -18,7 +18,8 @@ from jaxdeblur.data.image_io import read_rgb_u8
 from jaxdeblur.evaluation.protocols import PROTOCOLS
 from jaxdeblur.evaluation.scores import MAX_PSNR_DB, framed
 
-PAIR = Path(__file__).parent.parent / "demo" / "pair"
+REDS = Path(__file__).parent.parent / "demo" / "reds"
+BLURRED, SHARP = REDS / "blur" / "0005.png", REDS / "sharp" / "0005.png"
 
 
 def changed(blurred_u8: np.ndarray, sharp_u8: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,8 +50,8 @@ def scores(images: dict[str, np.ndarray], sharp_u8: np.ndarray) -> dict[str, lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("blurred", type=Path, nargs="?", default=PAIR / "blurred.png")
-    parser.add_argument("sharp", type=Path, nargs="?", default=PAIR / "sharp.png")
+    parser.add_argument("blurred", type=Path, nargs="?", default=BLURRED)
+    parser.add_argument("sharp", type=Path, nargs="?", default=SHARP)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     sharp_u8 = read_rgb_u8(arguments.sharp)

@@ -8,13 +8,12 @@
 
 memory: what a process takes at most (VmHWM), against what it planned. latency: of `deblur --pipe`, and how soon the
 first frame is there, with nothing compiled and with what the run before has kept. reach: how far networks look, as
-published and untrained. tiles: the largest difference to whole frames. gate: on clips with truth
-(FOLDER/<clip>/{blur,sharp}) how sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of
-the sharp frames; of the videos how near what comes out is to what went in.
+published and untrained. tiles: the largest difference to whole frames. gate: on clips with truth (`real_clips`) how
+sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of the sharp frames; of the videos
+how near what comes out is to what went in.
 """
 
 import argparse
-import itertools
 import os
 import re
 import subprocess
@@ -29,14 +28,20 @@ import jax
 import numpy as np
 
 from benchmarks import measure
+from benchmarks.real_clips import (
+    add_singles_option,
+    first_frames,
+    nearness_db,
+    print_sharp_videos,
+    read_clips,
+    restored,
+)
 from jaxdeblur.checkpoint import load_model
-from jaxdeblur.data.image_io import read_rgb_u8
-from jaxdeblur.data.video_folder import list_images
-from jaxdeblur.data.video_io import TimedFrame, VideoFormat, VideoReader
+from jaxdeblur.data.video_io import TimedFrame, VideoFormat
 from jaxdeblur.data.video_writer import write_video
 from jaxdeblur.models import create_model, initial_variables
 from jaxdeblur.restoration.clip import restore
-from jaxdeblur.restoration.gate import Gate, passing_share, sharpness
+from jaxdeblur.restoration.gate import sharpness
 from jaxdeblur.restoration.memory import reach_px
 from jaxdeblur.restoration.steps import Tiling
 
@@ -55,6 +60,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="videos, or models")
     parser.add_argument("--checkpoint")
     parser.add_argument("--pairs", type=Path)
+    add_singles_option(parser)
     parser.add_argument("--size", default="3840x2160", help="width x height")
     parser.add_argument("--sizes", default="640x360,1280x720")
     parser.add_argument("--frames", type=int, default=16)
@@ -151,7 +157,7 @@ def _tiles(arguments: argparse.Namespace) -> None:
     print(f"the network looks {'everywhere' if reach is None else f'{reach} pixels far'}\n")
     print("| video | halo | largest difference to whole frames |\n|---|---|---|")
     for video in arguments.videos:
-        frames = _first_frames(video, 5).astype(np.float32) / 255
+        frames = first_frames(video, 5).astype(np.float32) / 255
         whole = restore(frames, model, variables)
         for halo in map(int, arguments.halos.split(",")):
             tiled = restore(frames, model, variables, tiling=Tiling(arguments.side, arguments.side, halo))
@@ -161,62 +167,32 @@ def _tiles(arguments: argparse.Namespace) -> None:
 def _gate(arguments: argparse.Namespace) -> None:
     model, variables = load_model(arguments.checkpoint)
 
-    def shown(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        restored, gate = restore(frames, model, variables), Gate()
-        gated = np.stack([gate(before, after) for before, after in zip(frames, restored, strict=True)])
-        shares = [passing_share(before, after) for before, after in zip(frames, restored, strict=True)]
-        return restored, gated, float(np.mean(shares))
-
     if arguments.pairs is not None:
         print(
             "| clip | sharpness | gain, dB | with the gate | share "
             "| of sharp frames | against themselves, dB | with the gate | share |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
-        for clip in sorted(folder for folder in arguments.pairs.iterdir() if (folder / "sharp").is_dir()):
-            blurred, sharp = _pairs(clip)
-            free, gated, share = shown(blurred)
-            before = _psnr_db(blurred, sharp)
-            free_sharp, gated_sharp, share_sharp = shown(sharp)
+        for clip in read_clips(arguments.pairs, arguments.singles.split(",")):
+            known = np.array(clip.has_truth)
+            of_blurred = restored(clip.blurred, model, variables, alone=clip.alone)
+            of_sharp = restored(clip.sharp, model, variables, alone=clip.alone)
+            before = nearness_db(clip.blurred[known], clip.sharp).mean()
+            free, gated = (nearness_db(x[known], clip.sharp).mean() - before for x in of_blurred[:2])
+            free_sharp, gated_sharp = (nearness_db(x, clip.sharp).mean() for x in of_sharp[:2])
             print(
-                f"| {clip.name} | {_range(blurred)} | {_psnr_db(free, sharp) - before:+.2f} | "
-                f"{_psnr_db(gated, sharp) - before:+.2f} | {share:.2f} | {_range(sharp)} | "
-                f"{_psnr_db(free_sharp, sharp):.1f} | {_psnr_db(gated_sharp, sharp):.1f} | {share_sharp:.2f} |",
+                f"| {clip.name} | {_range(clip.blurred)} | {free:+.2f} | {gated:+.2f} | "
+                f"{np.mean(of_blurred.share):.2f} | {_range(clip.sharp)} | "
+                f"{free_sharp:.1f} | {gated_sharp:.1f} | {np.mean(of_sharp.share):.2f} |",
                 flush=True,
             )
         print()
-    print("| video | output against input, dB | with the gate | share |\n|---|---|---|---|")
-    for video in arguments.videos:
-        frames = _first_frames(video, 16)
-        free, gated, share = shown(frames)
-        print(
-            f"| {video.name} | {_psnr_db(free, frames):.1f} | {_psnr_db(gated, frames):.1f} | {share:.2f} |", flush=True
-        )
+    print_sharp_videos(arguments.videos, model, variables)
 
 
 def _range(frames: np.ndarray) -> str:
     found = [sharpness(frame) for frame in frames]
     return f"{min(found):.2f}-{max(found):.2f}"
-
-
-def _pairs(clip: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Blurred and sharp frames of those that have both."""
-    both = [path for path in list_images(clip / "blur") if (clip / "sharp" / path.name).exists()]
-    blurred, sharp = (
-        [read_rgb_u8(path.parent.parent / name / path.name) for path in both] for name in ("blur", "sharp")
-    )
-    return np.stack(blurred), np.stack(sharp)
-
-
-def _psnr_db(frames: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over frames; equal ones count as 100 dB."""
-    errors = np.mean(np.square(frames.astype(np.float64) - truth), axis=(1, 2, 3))
-    return float(np.mean(np.minimum(100, 10 * np.log10(255**2 / np.maximum(errors, 1e-12)))))
-
-
-def _first_frames(video: Path, count: int) -> np.ndarray:
-    with VideoReader(video) as reader:
-        return np.stack([frame.rgb for frame in itertools.islice(reader, count)])
 
 
 def _write_noise(path: Path, height: int, width: int, count: int) -> None:

@@ -9,8 +9,8 @@ objective   the fields of the paper's objective; teacher_checkpoint (multi-task 
 data        source ("scenes", "video_folder", or "auto": the folder if it is there, else scenes; for flow networks
             "scenes", "sintel", "flying_chairs", "flow_folders"), labelled (VDFlow's true flow: LABELLED_SOURCES),
             batch_size, frames, crop_px; scenes: fields of SceneConfig, photographs, crops_per_photograph, choose_from,
-            distinct_clips, turned, seeds, and fields of Compression under compression; video_folder: root, splits,
-            window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
+            ends_share, distinct_clips, turned, seeds, and fields of Compression under compression; video_folder: root,
+            splits, window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
             lowest_scale; unlabelled (of a tuning): source, batch_size, root, split, only, clip_px, scenes
 optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,
             muon_scale, muon_without, plateau, boundary_passes (of a tuning)
@@ -92,7 +92,7 @@ from jaxdeblur.objectives.turns import Turns
 from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.plateau import Plateau
-from jaxdeblur.training.sharding import make_mesh, shard_batch
+from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Array, Batch, PyTree, Variables
 from jaxdeblur.variables import check_same_params
@@ -569,8 +569,9 @@ def _scene_batches(
 ) -> Callable[[int], Iterator[Batch]]:
     past, future = objective.past_frames, objective.future_frames
     scenes = config.data.scenes
+    ends_share = scenes.get("ends_share", 0.0)
     return scene_batches(
-        _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future),
+        _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future, ends_share=ends_share),
         seed=_held_out_seed(config, "validation") if held_out else config.seed,
         batch_size=config.data.batch_size,
         distinct_clips=scenes.distinct_clips,
@@ -840,18 +841,19 @@ def _held_out_seed(config: ConfigDict, held_out: str) -> int:
 
 
 def _scene_renderer(
-    config: ConfigDict, mesh: Mesh, *, frames: int, past: int, future: int
+    config: ConfigDict, mesh: Mesh, *, frames: int, past: int, future: int, ends_share: float = 0.0
 ) -> Callable[[int, int], Batch]:
     """(seed, number of the first clip) -> a batch, each device rendering its own share."""
     options = config.data.scenes.to_dict()
-    for field in ("validation_seed", "test_seed", "distinct_clips", "turned"):
-        options.pop(field)
+    for field in ("validation_seed", "test_seed", "distinct_clips", "turned", "ends_share"):
+        options.pop(field, None)
     compression = Compression(**options.pop("compression", {}))
     folder, crops = options.pop("photographs"), options.pop("crops_per_photograph", 4)
     choose_from = options.pop("choose_from", 1)
     size = config.data.crop_px
     scene = SceneConfig(frames=frames, height=size, width=size, **options)
     photographs = load_photographs(folder, scene.texture_size, crops_per_photograph=crops) if folder else None
+    photographs = None if photographs is None else replicate(photographs, mesh)  # once, not with every batch
     render = batch_renderer(
         scene,
         batch_size=config.data.batch_size,
@@ -860,6 +862,7 @@ def _scene_renderer(
         past=past,
         future=future,
         choose_from=choose_from,
+        ends_share=ends_share,
     )
     if compression == Compression():
         return render

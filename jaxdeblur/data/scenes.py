@@ -48,6 +48,8 @@ OPAQUE = 0.99
 _ANGLE, _LOG_ZOOM = 2, 3
 _SYMMETRY_STREAM = 4
 """Keeps these draws apart from those of `clips`, `transforms` and `flow_pairs` at the same seed."""
+_ENDS_STREAM = 5
+"""Keeps these draws apart from those of the scene, whose key it is folded into."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,7 @@ class Scene(NamedTuple):
     shot_noise: Float[Array, ""]
     read_noise: Float[Array, ""]
     averages_encoded: Bool[Array, ""]  # an exposure is a mean of encoded values, not of light
+    layers_shown: Integer[Array, ""]  # the first so many; nothing of the others is opaque
 
 
 def scene_key(seed: int | Integer[Array, ""], index: int | Integer[Array, ""]) -> jax.Array:
@@ -255,13 +258,21 @@ def batch_renderer(
     past: int = 0,
     future: int = 0,
     choose_from: int = 1,
+    ends_share: float = 0.0,
 ) -> Callable[[int, int], Batch]:
     """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share.
 
     Args:
         choose_from: so many times as many clips are rendered, and those kept whose blurred frames are farthest from the
             sharp ones: many have little to see or to restore. The first is then number choose_from * first_index.
+        ends_share: fraction of the clips that get the ends that real ones have: beyond, their first or last frame
+            comes again and again, or nothing but one frame comes at all, as where a single image is restored.
+
+    Raises:
+        ValueError: ends_share is no fraction.
     """
+    if not 0 <= ends_share <= 1:
+        raise ValueError(f"ends_share is {ends_share}; expected a fraction from 0 to 1")
     (axis,) = mesh.axis_names
     share = batch_size // mesh.devices.size
     # On a CPU clips one after another are fastest; an accelerator renders its share at once.
@@ -278,8 +289,15 @@ def batch_renderer(
             future=future,
             at_once=at_once,
         )
-        if choose_from == 1:
+        if choose_from > 1:
+            batch = most_blurred(batch)
+        if not ends_share:
             return batch
+        indices = first_index + share * jax.lax.axis_index(axis) + jnp.arange(share)
+        keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), _ENDS_STREAM))(indices)
+        return jax.vmap(functools.partial(_with_ends, share=ends_share, past=past))(keys, batch)
+
+    def most_blurred(batch: Batch) -> Batch:
         error = jnp.mean((batch["blurred"][:, past : past + config.frames] - batch["sharp"]) ** 2, axis=(1, 2, 3, 4))
         chosen = jnp.sort(jax.lax.top_k(error, share)[1])
         return jax.tree.map(lambda values: values[chosen], batch)
@@ -288,6 +306,30 @@ def batch_renderer(
         jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(axis), check_vma=False)
     )
     return lambda seed, first_index: sharded(np.int32(seed), np.int32(first_index), photographs)
+
+
+def _with_ends(key: jax.Array, clip: Batch, *, share: float, past: int) -> Batch:
+    """The clip, without a batch axis, with a share's chance cut off before, after, both, or to its middle frame."""
+    frames, seen = clip["sharp"].shape[0], clip["blurred"].shape[0]
+    draw_any, draw_kind = jax.random.split(key)
+    is_cut = jax.random.uniform(draw_any) < share
+    before, after, single = (
+        is_cut
+        & (jnp.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]], bool)[jax.random.randint(draw_kind, (), 0, 4)])
+    )
+    middle = frames // 2
+    first = jnp.where(before, past + jnp.where(single, middle, 0), 0)
+    last = jnp.where(after, past + jnp.where(single, middle, frames - 1), seen - 1)
+    blurred = clip["blurred"][jnp.clip(jnp.arange(seen), first, last)]
+
+    def of_clip(name: str, values: jax.Array) -> jax.Array:
+        if name == "blurred":
+            return blurred
+        if name == "sharp":
+            return jnp.where(single, values[middle], values)
+        return jnp.where(single, 0.0 if name.startswith("flow") else True, values)
+
+    return {name: of_clip(name, values) for name, values in clip.items()}
 
 
 def scene_batches(
@@ -411,16 +453,22 @@ def render_instant(
     """
     y, x = jnp.indices((height, width), dtype=jnp.float32)
     to_texture = texture_to_frame(scene, time, height, width).inverse()
-    light = jnp.zeros((height, width, 3))
-    shares: list[jax.Array] = []
-    for layer, texture in enumerate(scene.textures_linear):
+
+    def texels(layer: int) -> jax.Array:
+        texture = scene.textures_linear[layer]
         column, row = to_texture.of_layer(layer).apply(x, y)
         if layer == 0:
             column, row = _mirrored(column, texture.shape[1]), _mirrored(row, texture.shape[0])
-        texels, _ = sample_bilinear(texture, column, row, border="edge" if layer == 0 else "zeros")
-        through = 1 - texels[..., 3:]
-        light = texels[..., :3] + through * light
-        shares = [*(through * share for share in shares), texels[..., 3:]]
+        return sample_bilinear(texture, column, row, border="edge" if layer == 0 else "zeros")[0]
+
+    nothing = jnp.zeros((height, width, 4))
+    light, shares = nothing[..., :3], []
+    for layer in range(len(scene.textures_linear)):
+        is_shown = layer < scene.layers_shown
+        over = jax.lax.cond(is_shown, functools.partial(texels, layer), lambda: nothing) if layer else texels(0)
+        through = 1 - over[..., 3:]
+        light = over[..., :3] + through * light
+        shares = [*(through * share for share in shares), over[..., 3:]]
     return light, jnp.concatenate(shares, axis=-1)
 
 
@@ -539,8 +587,9 @@ def random_scene(key: jax.Array, config: SceneConfig, *, photographs: Photograph
     zero = jnp.zeros(1)
     paths = _random_paths(draw.shaped(1 + layers, 4, 3), config)
     is_object = (jnp.arange(layers) > 0).astype(jnp.float32)
+    textures_linear, layers_shown = _random_layers(texture_key, draw, config, photographs)
     scene = Scene(
-        textures_linear=_random_layers(texture_key, draw, config, photographs),
+        textures_linear=textures_linear,
         camera=jax.tree.map(lambda field: field[0], paths),
         own=jax.tree.map(lambda field: field[1:], paths).scaled(is_object),
         parallax=jnp.concatenate([zero + 1, jnp.sort(draw_object.uniform(1.0, 1.5))]),
@@ -557,6 +606,7 @@ def random_scene(key: jax.Array, config: SceneConfig, *, photographs: Photograph
         shot_noise=config.max_shot_noise * draw.uniform() ** 2,
         read_noise=config.max_read_noise * draw.uniform() ** 2,
         averages_encoded=jnp.zeros((), bool),
+        layers_shown=layers_shown,
     )
     scene = _with_random_speed(draw, scene, config)
     return scene._replace(averages_encoded=draw.uniform() < config.encoded_share)
@@ -636,7 +686,10 @@ def corner_speeds_px(scene: Scene, config: SceneConfig) -> Float[Array, "_l"]:
     return jnp.max(jax.vmap(speed)(times), axis=0)
 
 
-def _random_layers(key: jax.Array, draw: "_Draws", config: SceneConfig, photographs: Photographs | None) -> jax.Array:
+def _random_layers(
+    key: jax.Array, draw: "_Draws", config: SceneConfig, photographs: Photographs | None
+) -> tuple[jax.Array, jax.Array]:
+    """Textures of all layers, and how many of them are shown."""
     size = config.texture_size
     colour_key, matte_key = jax.random.split(key)
     if photographs is None:
@@ -647,14 +700,15 @@ def _random_layers(key: jax.Array, draw: "_Draws", config: SceneConfig, photogra
         colour = functools.partial(_drawn_or_cropped, crop=colour, size=size, drawn_share=config.drawn_share)
     colours = jax.lax.map(colour, jax.random.split(colour_key, 1 + config.objects))
     colours *= jnp.exp(draw.uniform(-0.5, 0.2))
-    alpha = jnp.ones((1, size, size, 1))
+    alpha, layers_shown = jnp.ones((1, size, size, 1)), jnp.int32(1)
     if config.objects:
         matte = functools.partial(_draw_matte, size=size, config=config)
         mattes = jax.lax.map(matte, jax.random.split(matte_key, config.objects))
         shown = draw.index(config.objects + 1)
         mattes *= (jnp.arange(config.objects) < shown).astype(jnp.float32)[:, None, None]
+        layers_shown += shown
         alpha = jnp.concatenate([alpha, mattes[..., None]])
-    return jnp.concatenate([colours * alpha, alpha], axis=-1)
+    return jnp.concatenate([colours * alpha, alpha], axis=-1), layers_shown
 
 
 def _draw_matte(key: jax.Array, *, size: int, config: SceneConfig) -> jax.Array:

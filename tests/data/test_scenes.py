@@ -45,6 +45,7 @@ def scene_of(
         shot_noise=jnp.float32(noise.get("shot_noise", 0)),
         read_noise=jnp.float32(noise.get("read_noise", 0)),
         averages_encoded=jnp.asarray(averages_encoded),
+        layers_shown=jnp.int32(count),
     )
 
 
@@ -203,6 +204,38 @@ def test_the_more_blurred_of_several_clips_are_chosen():
         chosen = np.sort(of_share[np.argsort(error[of_share])[-2:]])
         for name, values in batch.items():
             np.testing.assert_array_equal(values[2 * share : 2 * share + 2], every[name][chosen], err_msg=name)
+
+
+def test_clips_get_the_ends_of_real_ones():
+    config = dataclasses.replace(TINY, height=16, width=16, still_share=0.0)
+    mesh = make_mesh()
+    clips = -(-24 // mesh.devices.size) * mesh.devices.size
+    make = functools.partial(scenes.batch_renderer, config, batch_size=clips, mesh=mesh, past=1, future=2)
+    whole, cut = make()(5, 8), make(ends_share=1.0)(5, 8)
+    ways = {"before": [1, 1, 2, 3, 4, 5], "after": [0, 1, 2, 3, 3, 3], "both": [1, 1, 2, 3, 3, 3], "single": [2] * 6}
+    assert config.frames == 3
+    found = []
+    for clip in range(clips):
+        blurred = whole["blurred"][clip]
+        found += [
+            name for name, order in ways.items() if np.array_equal(cut["blurred"][clip], blurred[np.array(order)])
+        ]
+        single = found[-1] == "single"
+        np.testing.assert_array_equal(
+            cut["sharp"][clip], whole["sharp"][clip][np.array([1, 1, 1] if single else [0, 1, 2])]
+        )
+        if single:
+            assert not np.any(cut["flow_cur_to_prev"][clip])
+            assert np.all(cut["valid_cur_to_next"][clip])
+        else:
+            np.testing.assert_array_equal(cut["flow_cur_to_prev"][clip], whole["flow_cur_to_prev"][clip])
+    assert len(found) == clips
+    assert set(found) == set(ways)
+    half = make(ends_share=0.5)(5, 8)
+    assert {np.array_equal(half["blurred"][clip], cut["blurred"][clip]) for clip in range(clips)} == {True, False}
+    np.testing.assert_array_equal(make(ends_share=0.5)(5, 8)["blurred"], half["blurred"])
+    with pytest.raises(ValueError, match=r"ends_share is 1\.5; expected a fraction from 0 to 1"):
+        make(ends_share=1.5)
 
 
 def test_layers_mix_in_linear_light():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.protocols import PAIR, changed, scores
+from benchmarks.protocols import BLURRED, SHARP, changed, scores
 from jaxdeblur.data.image_io import read_rgb_u8
 from jaxdeblur.evaluation.protocols import PROTOCOLS
 
@@ -19,8 +19,8 @@ def rows_of(table_number):
 
 
 def test_the_tables_figures_are_the_commands():
-    sharp = read_rgb_u8(PAIR / "sharp.png")
-    found = scores(changed(read_rgb_u8(PAIR / "blurred.png"), sharp), sharp)
+    sharp = read_rgb_u8(SHARP)
+    found = scores(changed(read_rgb_u8(BLURRED), sharp), sharp)
     printed = rows_of(0)
     assert list(printed) == list(found) == list(PROTOCOLS)
     for name, cells in printed.items():

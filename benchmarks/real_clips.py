@@ -1,0 +1,91 @@
+"""Real footage for benchmarks: clips with truth, the first frames of videos, and what a network makes of them.
+
+PAIRS/<clip>/{blur,sharp}/<frame>.png are clips with truth. A frame need not have one: it is looked at all the same.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdeblur.data.image_io import read_rgb_u8
+from jaxdeblur.data.video_folder import list_images
+from jaxdeblur.data.video_io import VideoReader
+from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.gate import Gate, passing_share
+from jaxdeblur.types import Variables
+
+
+class Clip(NamedTuple):
+    """uint8 frames (N, H, W, 3) that belong together, all but if `alone`; `has_truth` says for which sharp ones are."""
+
+    name: str
+    blurred: np.ndarray
+    has_truth: list[bool]
+    sharp: np.ndarray
+    alone: bool
+
+
+class Restored(NamedTuple):
+    """Of each frame: what the network makes of it, what is left of that behind the gate, and how much passes."""
+
+    free: np.ndarray
+    gated: np.ndarray
+    share: list[float]
+
+
+def add_singles_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--singles", default="gopro_singles", help="clips whose frames do not belong together")
+
+
+def read_clips(pairs: Path, singles: Sequence[str]) -> Iterator[Clip]:
+    for folder in sorted(folder for folder in pairs.iterdir() if (folder / "sharp").is_dir()):
+        paths = list_images(folder / "blur")
+        truths = [folder / "sharp" / path.name for path in paths]
+        yield Clip(
+            name=folder.name,
+            blurred=np.stack([read_rgb_u8(path) for path in paths]),
+            has_truth=[truth.exists() for truth in truths],
+            sharp=np.stack([read_rgb_u8(truth) for truth in truths if truth.exists()]),
+            alone=folder.name in singles,
+        )
+
+
+def first_frames(video: Path, count: int = 16) -> np.ndarray:
+    with VideoReader(video) as reader:
+        return np.stack([frame.rgb for frame in itertools.islice(reader, count)])
+
+
+def restored(frames: np.ndarray, model: Any, variables: Variables, *, alone: bool = False) -> Restored:
+    """Of a clip's frames, or if they are alone, of each as a clip by itself."""
+    clips = [frames[i : i + 1] for i in range(len(frames))] if alone else [frames]
+    free, gate = np.concatenate([restore(clip, model, variables) for clip in clips]), Gate()
+    return Restored(
+        free,
+        gated=np.stack([gate(before, after) for before, after in zip(frames, free, strict=True)]),
+        share=[passing_share(before, after) for before, after in zip(frames, free, strict=True)],
+    )
+
+
+def nearness_db(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """PSNR of each frame; equal ones count as 100 dB."""
+    errors = np.mean(np.square(frames.astype(np.float64) - others), axis=(1, 2, 3))
+    return np.minimum(100, 10 * np.log10(255**2 / np.maximum(errors, 1e-12)))
+
+
+def print_sharp_videos(videos: Sequence[Path], model: Any, variables: Variables) -> None:
+    """How near what comes out is to what went in, with the gate and without."""
+    print("| sharp video | frames | output against input, dB | with the gate: mean | least | share |")
+    print("|---|---|---|---|---|---|")
+    for video in videos:
+        frames = first_frames(video)
+        found = restored(frames, model, variables)
+        free, gated = nearness_db(found.free, frames), nearness_db(found.gated, frames)
+        print(
+            f"| {video.name} | {len(frames)} | {free.mean():.1f} | {gated.mean():.1f} | {gated.min():.1f} | "
+            f"{np.mean(found.share):.2f} |",
+            flush=True,
+        )
