@@ -72,6 +72,8 @@ class SceneConfig:
         drawn_share: fraction of the textures that are drawn, where there are photographs.
         objects: most objects in front of the background; each clip draws how many it shows.
         texels_per_px: texture resolution; below 1.3 the sharp frames get soft.
+        softest_texels_per_px: None, or clips draw their own resolution from this to texels_per_px: seen from nearer and
+            softer, as real frames often are at full size.
 
     Raises:
         ValueError: lists every field that is out of its range.
@@ -92,6 +94,7 @@ class SceneConfig:
     drawn_share: float = 0.0
     objects: int = 3
     texels_per_px: float = 1.5
+    softest_texels_per_px: float | None = None
 
     def __post_init__(self) -> None:
         faults = [
@@ -112,6 +115,11 @@ class SceneConfig:
         for name in ("min_speed_share", "still_share", "encoded_share", "drawn_share"):
             if not 0 <= getattr(self, name) <= 1:
                 faults.append(f"{name} is {getattr(self, name)}; expected a fraction from 0 to 1")
+        if self.softest_texels_per_px is not None and not 0 < self.softest_texels_per_px <= self.texels_per_px:
+            faults.append(
+                f"softest_texels_per_px is {self.softest_texels_per_px}; expected None, or more than 0 and at most "
+                f"texels_per_px {self.texels_per_px:g}"
+            )
         if not 0 < self.min_duty <= self.max_duty <= 1:
             faults.append(
                 f"min_duty, max_duty are {self.min_duty}, {self.max_duty}; expected 0 < min_duty <= max_duty <= 1"
@@ -609,7 +617,10 @@ def random_scene(key: jax.Array, config: SceneConfig, *, photographs: Photograph
         layers_shown=layers_shown,
     )
     scene = _with_random_speed(draw, scene, config)
-    return scene._replace(averages_encoded=draw.uniform() < config.encoded_share)
+    scene = scene._replace(averages_encoded=draw.uniform() < config.encoded_share)
+    if config.softest_texels_per_px is None:
+        return scene
+    return scene._replace(texels_per_px=draw.log_uniform(config.softest_texels_per_px, config.texels_per_px))
 
 
 def _random_paths(draw: "_Draws", config: SceneConfig) -> MotionPath:

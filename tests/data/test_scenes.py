@@ -190,6 +190,21 @@ def test_shares_of_scenes_and_textures():
     np.testing.assert_array_equal(plain.duty, found[0].duty)
 
 
+def test_some_scenes_are_seen_softer():
+    draw = jax.jit(scenes.random_scene, static_argnums=1)
+    soft = dataclasses.replace(TINY, softest_texels_per_px=0.5)
+    found = [draw(scene_key(0, index), soft) for index in range(40)]
+    texels_per_px = np.array([scene.texels_per_px for scene in found])
+    assert np.all((texels_per_px >= 0.5) & (texels_per_px <= 1.5))
+    assert np.median(texels_per_px) == pytest.approx(np.sqrt(0.5 * 1.5), abs=0.15)
+    plain = draw(scene_key(0, 0), TINY)
+    jax.tree.map(np.testing.assert_array_equal, plain._replace(texels_per_px=found[0].texels_per_px), found[0])
+    # What moves a texture moves it as far, however near it is seen.
+    np.testing.assert_allclose(scenes.corner_speeds_px(found[0], soft), scenes.corner_speeds_px(plain, TINY), rtol=1e-3)
+    with pytest.raises(ValueError, match=r"softest_texels_per_px is 2\.0; expected None, or more than 0 and at most"):
+        dataclasses.replace(TINY, softest_texels_per_px=2.0)
+
+
 def test_the_more_blurred_of_several_clips_are_chosen():
     config = dataclasses.replace(TINY, height=16, width=16)
     mesh = make_mesh()
