@@ -347,7 +347,8 @@ def scene_batches(
 
     Args:
         render: as `batch_renderer` makes it.
-        distinct_clips: so many are rendered once, kept, and come round again; 0: none comes twice.
+        distinct_clips: so many are rendered once, kept, and come round again, their images as bytes (values k / 255 are
+            k); 0: none comes twice.
         turned_anew: those are turned or mirrored each time, a batch alike.
     Raises:
         ValueError: distinct_clips is no multiple of the batch size.
@@ -359,6 +360,11 @@ def scene_batches(
     pool: dict[int, Batch] = {}
     turn = jax.jit(turned, static_argnums=1)
 
+    @jax.jit
+    def with_bytes(batch: Batch) -> Batch:
+        images = {name: jnp.rint(255 * batch[name]).astype(jnp.uint8) for name in ("blurred", "sharp")}
+        return {**batch, **images}  # type: ignore[typeddict-item]
+
     def batches(first: int) -> Iterator[Batch]:
         for number in itertools.count(first):
             if not distinct_clips:
@@ -366,7 +372,7 @@ def scene_batches(
                 continue
             index = number * batch_size % distinct_clips
             if index not in pool:
-                pool[index] = render(seed, index)
+                pool[index] = with_bytes(render(seed, index))
             yield turn(pool[index], draw_symmetry(seed, number)) if turned_anew else pool[index]
 
     return batches
@@ -709,17 +715,23 @@ def _random_layers(
         colour = functools.partial(_crop_photograph, photographs=jnp.asarray(photographs), size=size)
     if photographs is not None and config.drawn_share:
         colour = functools.partial(_drawn_or_cropped, crop=colour, size=size, drawn_share=config.drawn_share)
-    colours = jax.lax.map(colour, jax.random.split(colour_key, 1 + config.objects))
-    colours *= jnp.exp(draw.uniform(-0.5, 0.2))
-    alpha, layers_shown = jnp.ones((1, size, size, 1)), jnp.int32(1)
-    if config.objects:
-        matte = functools.partial(_draw_matte, size=size, config=config)
-        mattes = jax.lax.map(matte, jax.random.split(matte_key, config.objects))
-        shown = draw.index(config.objects + 1)
-        mattes *= (jnp.arange(config.objects) < shown).astype(jnp.float32)[:, None, None]
-        layers_shown += shown
-        alpha = jnp.concatenate([alpha, mattes[..., None]])
-    return jnp.concatenate([colours * alpha, alpha], axis=-1), layers_shown
+    brightness = jnp.exp(draw.uniform(-0.5, 0.2))
+    shown = draw.index(config.objects + 1) if config.objects else jnp.int32(0)
+
+    def texture(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        number, of_colour, of_matte = args
+        alpha = jnp.ones((size, size, 1))
+        if config.objects:
+            alpha = jnp.where(number == 0, alpha, _draw_matte(of_matte, size=size, config=config)[..., None])
+        return jnp.concatenate([brightness * colour(of_colour) * alpha, alpha], axis=-1)
+
+    def texture_if_shown(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return jax.lax.cond(args[0] <= shown, texture, lambda _: jnp.zeros((size, size, 4)), args)
+
+    numbers = jnp.arange(1 + config.objects)
+    matte_keys = jax.random.split(matte_key, max(config.objects, 1))[jnp.maximum(numbers - 1, 0)]
+    colour_keys = jax.random.split(colour_key, 1 + config.objects)
+    return jax.lax.map(texture_if_shown, (numbers, colour_keys, matte_keys)), 1 + shown
 
 
 def _draw_matte(key: jax.Array, *, size: int, config: SceneConfig) -> jax.Array:
