@@ -46,6 +46,8 @@ OPAQUE = 0.99
 """Share of a pixel's light that must come from one layer for its flow to count as valid."""
 
 _ANGLE, _LOG_ZOOM = 2, 3
+_STILL_PX = 1.0
+"""Clips in which nothing moves so far from frame to frame are still."""
 _SYMMETRY_STREAM = 4
 """Keeps these draws apart from those of `clips`, `transforms` and `flow_pairs` at the same seed."""
 _ENDS_STREAM = 5
@@ -271,8 +273,9 @@ def batch_renderer(
     """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share.
 
     Args:
-        choose_from: so many times as many clips are rendered, and those kept whose blurred frames are farthest from the
-            sharp ones: many have little to see or to restore. The first is then number choose_from * first_index.
+        choose_from: so many times as many clips are rendered, and those kept in which nothing moves a pixel, that
+            still ones stay among them, and else those whose blurred frames are farthest from the sharp ones: many have
+            little to see or to restore. The first is then number choose_from * first_index.
         ends_share: fraction of the clips that get the ends that real ones have: beyond, their first or last frame
             comes again and again, or nothing but one frame comes at all, as where a single image is restored.
 
@@ -298,16 +301,17 @@ def batch_renderer(
             at_once=at_once,
         )
         if choose_from > 1:
-            batch = most_blurred(batch)
+            batch = chosen_clips(batch)
         if not ends_share:
             return batch
         indices = first_index + share * jax.lax.axis_index(axis) + jnp.arange(share)
         keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), _ENDS_STREAM))(indices)
         return jax.vmap(functools.partial(_with_ends, share=ends_share, past=past))(keys, batch)
 
-    def most_blurred(batch: Batch) -> Batch:
+    def chosen_clips(batch: Batch) -> Batch:
         error = jnp.mean((batch["blurred"][:, past : past + config.frames] - batch["sharp"]) ** 2, axis=(1, 2, 3, 4))
-        chosen = jnp.sort(jax.lax.top_k(error, share)[1])
+        speed_px = jnp.max(jnp.abs(batch["flow_cur_to_prev"]), axis=(1, 2, 3, 4))
+        chosen = jnp.sort(jax.lax.top_k(jnp.where(speed_px < _STILL_PX, jnp.inf, error), share)[1])
         return jax.tree.map(lambda values: values[chosen], batch)
 
     sharded = jax.jit(
