@@ -351,8 +351,7 @@ def scene_batches(
 
     Args:
         render: as `batch_renderer` makes it.
-        distinct_clips: so many are rendered once, kept, and come round again, their images as bytes (values k / 255 are
-            k); 0: none comes twice.
+        distinct_clips: so many are rendered once, kept as bytes, and come round again; 0: none comes twice.
         turned_anew: those are turned or mirrored each time, a batch alike.
     Raises:
         ValueError: distinct_clips is no multiple of the batch size.
@@ -362,12 +361,17 @@ def scene_batches(
             f"data.scenes.distinct_clips is {distinct_clips}; expected 0 or a multiple of the batch size {batch_size}"
         )
     pool: dict[int, Batch] = {}
-    turn = jax.jit(turned, static_argnums=1)
+
+    def converted(batch: Batch, convert: Callable[[jax.Array], jax.Array]) -> Batch:
+        return {**batch, **{name: convert(batch[name]) for name in ("blurred", "sharp")}}  # type: ignore[typeddict-item]
 
     @jax.jit
     def with_bytes(batch: Batch) -> Batch:
-        images = {name: jnp.rint(255 * batch[name]).astype(jnp.uint8) for name in ("blurred", "sharp")}
-        return {**batch, **images}  # type: ignore[typeddict-item]
+        return converted(batch, lambda values: jnp.rint(255 * values).astype(jnp.uint8))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def with_values(batch: Batch, symmetry: int) -> Batch:
+        return converted(turned(batch, symmetry) if symmetry else batch, _values_of_levels)
 
     def batches(first: int) -> Iterator[Batch]:
         for number in itertools.count(first):
@@ -377,7 +381,7 @@ def scene_batches(
             index = number * batch_size % distinct_clips
             if index not in pool:
                 pool[index] = with_bytes(render(seed, index))
-            yield turn(pool[index], draw_symmetry(seed, number)) if turned_anew else pool[index]
+            yield with_values(pool[index], draw_symmetry(seed, number) if turned_anew else 0)
 
     return batches
 
@@ -582,7 +586,10 @@ def _encoded(light: jax.Array) -> jax.Array:
 
 
 def _to_8_bit_values(light: jax.Array) -> jax.Array:
-    levels = jnp.round(255 * _encoded(light)).astype(jnp.int32)
+    return _values_of_levels(jnp.round(255 * _encoded(light)).astype(jnp.int32))
+
+
+def _values_of_levels(levels: jax.Array) -> jax.Array:
     # Looked up, because a compiler may turn a division by 255 into a product, which is not always the nearest float.
     return jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(255))[levels]
 
