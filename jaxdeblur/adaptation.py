@@ -26,6 +26,7 @@ from rich.progress import track
 
 from jaxdeblur.checkpoint import (
     find_checkpoint,
+    is_checkpoint,
     is_run_with_checkpoint,
     load_config,
     load_flow_network,
@@ -182,7 +183,7 @@ def adapt(
         ValueError, OSError: what is given cannot be used; the message says what and why.
     """
     out, flow_path = Path(out).absolute(), Path(flow_checkpoint).absolute()
-    if flow_path.is_dir():
+    if is_checkpoint(flow_path):
         flow_path = find_checkpoint(flow_path)
     checkpoint = find_checkpoint(checkpoint)
     about = {

@@ -28,7 +28,15 @@ from orbax.checkpoint import checkpoint_managers
 from jaxdeblur.data.image_io import StrPath
 from jaxdeblur.models import create_model, is_flow_network
 from jaxdeblur.types import PyTree, Variables
-from jaxdeblur.variables import check_variables, difference_of, find_weights, load_weights, read_weights, shapes_of
+from jaxdeblur.variables import (
+    check_variables,
+    difference_of,
+    find_weights,
+    is_file_of_weights,
+    load_weights,
+    read_options,
+    shapes_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +190,7 @@ def load_model(path: StrPath, **options: Any) -> tuple[nn.Module, Variables]:
         ValueError: no checkpoint there, or its parameters do not fit the model it names.
     """
     folder = find_checkpoint(path)
-    if folder.is_file():
+    if find_weights(folder) is not None:
         return load_weights(folder, **options)
     model = create_model(**{**load_config(folder)["model"], **options})
     stored = {"params": "ema" if (folder / "ema").is_dir() else "params"}
@@ -243,6 +251,11 @@ def is_run_with_checkpoint(workdir: str | Path) -> bool:
     return any(entry.name.isdigit() for entry in (Path(workdir) / FOLDER).glob("*"))
 
 
+def is_checkpoint(path: StrPath) -> bool:
+    """Whether a user's path means a run, a checkpoint or a file of weights, and not a released file."""
+    return Path(path).is_dir() or is_file_of_weights(path)
+
+
 def find_checkpoint(path: StrPath) -> Path:
     """The checkpoint folder, or file of weights, that a user's path means; see load_model."""
     if (weights := find_weights(path)) is not None:
@@ -268,8 +281,8 @@ def find_checkpoint(path: StrPath) -> Path:
 
 def load_config(folder: Path) -> dict[str, Any]:
     """The configuration saved with a checkpoint."""
-    if folder.is_file():
-        return {"model": read_weights(folder)[0]}
+    if find_weights(folder) is not None:
+        return {"model": read_options(folder)}
     file = folder / "config" / "metadata"
     try:
         config = json.loads(file.read_text())

@@ -38,6 +38,7 @@ from ml_collections import ConfigDict
 from jaxdeblur.checkpoint import (
     find_checkpoint,
     flow_network_options,
+    is_checkpoint,
     is_run_with_checkpoint,
     load_config,
     load_model,
@@ -198,7 +199,7 @@ def _resolve_tuning(config: ConfigDict) -> None:
         config.model = ConfigDict(load_config(find_checkpoint(initial.checkpoint))["model"])
     if initial.flow_checkpoint:
         path = Path(initial.flow_checkpoint)
-        config.flow_net = ConfigDict(flow_network_options(path) if path.is_dir() else {"name": initial.flow_name})
+        config.flow_net = ConfigDict(flow_network_options(path) if is_checkpoint(path) else {"name": initial.flow_name})
     if config.training.ema_decay is not None:
         raise ValueError("training.ema_decay is set, but a tuning keeps no average: the flow network has none")
     if config.model.name:  # a network with a memory is to have one where it is supervised, too
@@ -312,7 +313,7 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
                 "--config.objective.motion_loss=False"
             )
         return {}
-    if Path(path).is_dir():
+    if is_checkpoint(path):
         teacher, variables = load_model(path)
         if not isinstance(teacher, LiteFlowNet):
             raise ValueError(
@@ -362,7 +363,7 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
             )
         logger.warning("THE FLOW NETWORK STARTS FROM RANDOM WEIGHTS and may hardly learn to align frames. %s", way_out)
         return params
-    if Path(path).is_dir():
+    if is_checkpoint(path):
         network, variables = load_model(path)
         if type(network) is not type(create_model(name)):
             raise ValueError(f"{path} is a {type(network).__name__}; expected a {name} for the flow network")
@@ -569,7 +570,11 @@ def _scene_batches(
 ) -> Callable[[int], Iterator[Batch]]:
     past, future = objective.past_frames, objective.future_frames
     scenes = config.data.scenes
-    ends_share = scenes.get("ends_share", 0.0)
+    if (ends_share := scenes.get("ends_share", 0.0)) and build_model(config).beyond_ends != "repeat":
+        raise ValueError(
+            f"data.scenes.ends_share is {ends_share}; expected 0, since for frames beyond its first and last "
+            f"{config.model.name} takes others than these"
+        )
     return scene_batches(
         _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future, ends_share=ends_share),
         seed=_held_out_seed(config, "validation") if held_out else config.seed,
@@ -880,7 +885,7 @@ def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
     """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
     # Where the learning rate falls on a plateau, validations are when that is checked.
     free = [field for field in _FREE_TRAINING_FIELDS if field != "evaluate_every" or "plateau" not in config.optimizer]
-    ignored = ("commit", "evaluation.", "initial.", *(f"training.{field}" for field in free))
+    ignored = ("commit", "evaluation.", "initial.flow_", *(f"training.{field}" for field in free))
     old, new = (
         {name: value for name, value in _flat(tree).items() if not name.startswith(ignored)}
         for tree in (saved, to_json(config))

@@ -5,10 +5,11 @@ A file of weights is one .npz: the arrays by their paths, such as params/unit_1/
 which restores whatever no other checkpoint is given for; docs/model_card.md says how it came about.
 """
 
+import contextlib
 import json
 import os
 import zipfile
-import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdeblur.data.image_io import StrPath, replacing
 from jaxdeblur.models import create_model, example_inputs
-from jaxdeblur.types import PyTree, Variables
+from jaxdeblur.types import Array, PyTree, Variables
 
 DEFAULT = "default"
 """By this name the weights of the package are known."""
@@ -28,6 +29,8 @@ _DEFAULT_FILE = Path(__file__).parent / "pretrained" / "default.npz"
 
 SUFFIX = ".npz"
 _MODEL = "model"
+_STORED = (np.float32, np.float16)
+_MOST_ABOUT_BYTES = 2**20
 
 
 def save_weights(target: StrPath, options: dict[str, Any], variables: Variables) -> None:
@@ -36,7 +39,8 @@ def save_weights(target: StrPath, options: dict[str, Any], variables: Variables)
     Args:
         target: its name, which ends in .npz; replaced if it is there, and there whole or not at all.
         options: {"name": ..., ...} as for create_model.
-        variables: {"params": ...}, with "batch_stats" where the network has such; kept in the precision they have.
+        variables: {"params": ...}, with "batch_stats" where the network has such; float16 is kept, all else becomes
+            float32.
 
     Raises:
         ValueError: another suffix, or variables of another network.
@@ -45,10 +49,15 @@ def save_weights(target: StrPath, options: dict[str, Any], variables: Variables)
     if target.suffix.lower() != SUFFIX:
         raise ValueError(f"{target}: expected a name that ends in {SUFFIX}")
     check_variables(create_model(**options), variables, str(target))
-    arrays: dict[str, Any] = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
+    arrays: dict[str, Any] = {path: _storable(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
     arrays[_MODEL] = np.array(json.dumps(options))
     with replacing(target) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
+
+
+def _storable(leaf: Array) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array if array.dtype in _STORED else array.astype(np.float32)
 
 
 def load_weights(path: StrPath = DEFAULT, **options: Any) -> tuple[nn.Module, Variables]:
@@ -64,30 +73,81 @@ def load_weights(path: StrPath = DEFAULT, **options: Any) -> tuple[nn.Module, Va
     found = find_weights(path)
     if found is None:
         raise ValueError(f"{os.fspath(path)}: expected a file of weights, {SUFFIX}")
-    saved, variables = read_weights(found)
-    model = create_model(**{**saved, **options})
-    check_variables(model, variables, str(found))
-    return model, jax.tree.map(jnp.asarray, variables)
+    model = create_model(**{**read_options(found), **options})
+    check_variables(model, _read_members(found, _shape), str(found))
+    return model, jax.tree.map(jnp.asarray, _read_members(found, np.lib.format.read_array))
 
 
 def find_weights(path: StrPath) -> Path | None:
-    """The file of weights that a user's path means; None for a checkpoint's folder."""
-    if os.fspath(path) == DEFAULT and not Path(path).exists():
+    """The file of weights that a user's path means; None for a checkpoint's folder. A folder called default is meant by
+    ./default."""
+    if os.fspath(path) == DEFAULT:
         return _DEFAULT_FILE
     return Path(path).absolute() if Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir() else None
 
 
-def read_weights(path: Path) -> tuple[dict[str, Any], Variables]:
-    """What `create_model` takes, and the variables as NumPy arrays."""
+def is_file_of_weights(path: StrPath) -> bool:
+    """Whether there is one, and not another .npz file."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            options = json.loads(str(arrays[_MODEL]))
-            options["name"]
-            return options, unflatten_dict({name: arrays[name] for name in arrays.files if name != _MODEL}, sep="/")
+        with zipfile.ZipFile(path) as archive:
+            return f"{_MODEL}.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """What `create_model` makes a file's network of.
+
+    Raises:
+        ValueError: no such file, a damaged one, or a network that this version of the package does not know.
+    """
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        about = archive.getinfo(f"{_MODEL}.npy")
+        if about.file_size > _MOST_ABOUT_BYTES:
+            raise ValueError("no description of a network is so long")
+        with archive.open(about) as member:
+            options = json.loads(str(np.lib.format.read_array(member, allow_pickle=False)))
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            raise ValueError("it names no network")
+    try:
+        create_model(**options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: its network is unknown to this version of jaxdeblur: {error}") from error
+    return options
+
+
+def _read_members(path: Path, read: Callable[[Any], Any]) -> Variables:
+    """The tree of what `read` makes of every array's member."""
+    found = {}
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename != f"{_MODEL}.npy":
+                with archive.open(info) as member:
+                    found[info.filename.removesuffix(".npy")] = read(member)
+        variables = unflatten_dict(found, sep="/")
+        if "params" not in variables:
+            raise ValueError("it holds no parameters")
+        return variables
+
+
+def _shape(member: Any) -> jax.ShapeDtypeStruct:
+    """Of an array, from its header: a file may claim sizes that no memory holds."""
+    version = np.lib.format.read_magic(member)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = readers[version](member)
+    if dtype not in _STORED:
+        raise ValueError(f"an array of {dtype}; expected float32 or float16")
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such file of weights") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged, or no file of weights of jaxdeblur") from error
+    except Exception as error:  # zipfile, zlib, json and NumPy meet damage with whatever they trip over
+        raise ValueError(f"{path}: damaged, or no file of weights of jaxdeblur ({error})") from error
 
 
 def check_variables(model: nn.Module, variables: Variables, source: str) -> None:

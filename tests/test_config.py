@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import jaxdeblur.config as parts
 from jaxdeblur.checkpoint import save_model
@@ -93,6 +94,45 @@ def test_the_recipe_of_the_packages_weights_builds_them():
     smaller = parts.build_model(config)
     with pytest.raises(ValueError, match="default does not fit"):
         parts.initial_params(config, smaller, initial_variables(jax.random.key(0), smaller)["params"])
+
+
+def test_scenes_are_rendered_as_the_recipe_says(monkeypatch):
+    config = load("smoke", "pretrained")
+    config.seed = 7
+    options = {"photographs": "pictures", "crops_per_photograph": 5, "choose_from": 3, "ends_share": 0.4}
+    config.data.scenes.update({**options, "distinct_clips": 0, "max_shot_noise": 0.25, "softest_texels_per_px": 0.75})
+    config.data.scenes.compression.h264_share = 0.6
+    config = parts.resolve(config)
+    turns, mesh = parts.build_turns(config, parts.build_model(config)), make_mesh(jax.devices()[:2])
+    asked = {}
+
+    def load_photographs(folder, size, **options):
+        asked.update(folder=folder, size=size, **options)
+        return np.full((1, size, size, 3), 9, np.uint8)
+
+    def batch_renderer(scene, **options):
+        asked.update(scene=scene, **options)
+        return lambda seed, first_index: {"blurred": (seed, first_index)}
+
+    monkeypatch.setattr(parts, "load_photographs", load_photographs)
+    monkeypatch.setattr(parts, "batch_renderer", batch_renderer)
+    monkeypatch.setattr(parts, "compressed", lambda batch, fields, **numbers: {**batch, "fields": fields, **numbers})
+    batch = next(parts.training_batches(config, turns, mesh)(5))
+    assert batch["blurred"] == (7, 10)
+    assert (batch["seed"], batch["first_index"], batch["fields"].h264_share) == (7, 10, 0.6)
+    assert (asked["folder"], asked["crops_per_photograph"], asked["size"]) == (
+        "pictures",
+        5,
+        asked["scene"].texture_size,
+    )
+    assert (asked["choose_from"], asked["ends_share"], asked["batch_size"]) == (3, 0.4, 2)
+    assert (asked["past"], asked["future"], asked["mesh"]) == (2, 2, mesh)
+    assert asked["photographs"].sharding.is_fully_replicated
+    assert (asked["scene"].max_shot_noise, asked["scene"].softest_texels_per_px) == (0.25, 0.75)
+    with config.unlocked():
+        config.model = ConfigDict({"name": "svrnn"})
+    with pytest.raises(ValueError, match=r"ends_share is 0\.4; expected 0, since .* svrnn takes others"):
+        parts.training_batches(config, turns, mesh)
 
 
 @pytest.mark.parametrize("variant", ["", "dvd", "gopro", "scenes", "smoke"])
@@ -292,6 +332,9 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     begun_at_0 = one(0)
     batches = [next(begun_at_0) for _ in range(3)]
     later = next(four(1))
+    for name in ("blurred", "sharp"):
+        assert batches[1][name].dtype == np.float32
+        assert 0.5 < np.max(batches[1][name]) <= 1
     for name in batches[1]:
         np.testing.assert_allclose(np.asarray(later[name], float), np.asarray(batches[1][name], float), atol=1.01 / 255)
     # Eight distinct clips: the third batch of four is the first again, the second is another.

@@ -1,5 +1,6 @@
 """The recipe of the package's weights: from photographs to a file of weights, from which a run goes on."""
 
+import csv
 import functools
 
 import jax
@@ -36,6 +37,8 @@ def test_from_photographs_to_weights_and_on(tmp_path):
     for steps in (2, 4):
         run("train.py", *recipe, f"--workdir={stopped}", f"--config.training.steps={steps}")
     assert (stopped / "losses.csv").read_text() == (workdir / "losses.csv").read_text()
+    with (workdir / "losses.csv").open() as stream:
+        assert all(float(row["loss_deblur"]) < 1 for row in csv.DictReader(stream))  # of images in [0, 1]
     model, variables = load_model(workdir)
     jax.tree.map(np.testing.assert_array_equal, load_model(stopped)[1], variables)
 

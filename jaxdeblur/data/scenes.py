@@ -273,15 +273,17 @@ def batch_renderer(
     """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share.
 
     Args:
-        choose_from: so many times as many clips are rendered, and those kept in which nothing moves a pixel, that
-            still ones stay among them, and else those whose blurred frames are farthest from the sharp ones: many have
-            little to see or to restore. The first is then number choose_from * first_index.
+        choose_from: clip i is one of so many, numbers choose_from * i and those that follow: the first in which nothing
+            moves a pixel, that still ones stay among them, or else the one whose blurred frames are farthest from the
+            sharp ones, since many have little to see or to restore.
         ends_share: fraction of the clips that get the ends that real ones have: beyond, their first or last frame
             comes again and again, or nothing but one frame comes at all, as where a single image is restored.
 
     Raises:
-        ValueError: ends_share is no fraction.
+        ValueError: choose_from below 1, or ends_share is no fraction.
     """
+    if choose_from < 1:
+        raise ValueError(f"choose_from is {choose_from}; expected 1 or more")
     if not 0 <= ends_share <= 1:
         raise ValueError(f"ends_share is {ends_share}; expected a fraction from 0 to 1")
     (axis,) = mesh.axis_names
@@ -311,7 +313,8 @@ def batch_renderer(
     def chosen_clips(batch: Batch) -> Batch:
         error = jnp.mean((batch["blurred"][:, past : past + config.frames] - batch["sharp"]) ** 2, axis=(1, 2, 3, 4))
         speed_px = jnp.max(jnp.abs(batch["flow_cur_to_prev"]), axis=(1, 2, 3, 4))
-        chosen = jnp.sort(jax.lax.top_k(jnp.where(speed_px < _STILL_PX, jnp.inf, error), share)[1])
+        worth = jnp.where(speed_px < _STILL_PX, jnp.inf, error).reshape(share, choose_from)
+        chosen = choose_from * jnp.arange(share) + jnp.argmax(worth, axis=1)
         return jax.tree.map(lambda values: values[chosen], batch)
 
     sharded = jax.jit(
@@ -1107,8 +1110,10 @@ def load_photographs(folder: StrPath, size: int, *, crops_per_photograph: int = 
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
-        ValueError: a photograph is damaged, or smaller than a crop; the message names it.
+        ValueError: a photograph is damaged, or smaller than a crop; the message names it. Or no crops are asked for.
     """
+    if crops_per_photograph < 1:
+        raise ValueError(f"crops_per_photograph is {crops_per_photograph}; expected 1 or more")
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of photographs")

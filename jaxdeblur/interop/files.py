@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdeblur.checkpoint import load_flow_network
+from jaxdeblur.checkpoint import is_checkpoint, load_flow_network
 from jaxdeblur.interop import CAFFE, from_caffe, from_torch
 from jaxdeblur.models import create_model
 from jaxdeblur.types import Variables
@@ -75,7 +75,7 @@ def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Var
     `name`: module, variables, and {"name": ..., **options} for create_model."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: there is no such flow network; give a run, a checkpoint or an official file")
-    if os.path.isdir(path):
+    if is_checkpoint(path):
         return load_flow_network(os.fspath(path))
     return create_model(name), read_weights(name, path), {"name": name}
 

@@ -290,8 +290,10 @@ class MultiTaskUnits(nn.Module):
 
     def explain(self, carry: MultiTaskUnitCarry, window: Clip) -> dict[str, Image]:
         """Pictures of how a frame comes about, (B, H, W, 3) in [0, 1] by name: the motion found (colour wheel), the
-        frame before moved by it, the result."""
+        frame before moved by it, the result. A single unit uses no motion, and may not have learned it."""
         _, outputs = self.step(carry, window)
+        if self.config.units == 1:
+            return {"blurred": window[:, 2], "restored": outputs.restored}
         displacement = outputs.displacement_cur_to_prev
         flow = QUARTER * displacement.astype(jnp.float32)
         blurred = window[:, 2]

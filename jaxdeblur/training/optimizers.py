@@ -69,7 +69,12 @@ def make_optimizer(
         muon_scale: if not 0, kernels of convolutions are moved by Muon (Jordan et al. 2024: momentum, made orthogonal)
             at so many times the learning rate, and only the rest by Adam (with Nesterov's momentum).
         muon_without: kernels of layers with one of these in their path are moved by Adam, too.
+
+    Raises:
+        ValueError: muon_scale is negative.
     """
+    if muon_scale < 0:
+        raise ValueError(f"optimizer.muon_scale is {muon_scale}; expected 0 or more")
 
     def muon_dimensions(params: PyTree) -> PyTree:
         def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:

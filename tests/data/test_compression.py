@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdeblur.data import compression
 from jaxdeblur.data.compression import Compression, compressed, compressed_clip, through_h264, through_jpeg
 from jaxdeblur.training.sharding import make_mesh, shard_batch
 
@@ -43,21 +44,19 @@ def test_colours_stay_where_they_are():
         assert np.abs(back.astype(int) - flat).max() <= 3
 
 
-def test_shares_say_how_many_clips_are_hit():
+def test_shares_and_qualities_are_drawn_as_they_say(monkeypatch):
+    drawn = {"through_h264": [], "through_jpeg": []}
+    for name, qualities in drawn.items():
+        monkeypatch.setattr(compression, name, lambda frames, quality, kept=qualities: kept.append(quality) or frames)
     frames = moving_texture(2, 16, 16)
-    compression = Compression(h264_share=0.3, jpeg_share=0.2)
-    draws = [np.random.default_rng(seed) for seed in range(400)]
-    unchanged = np.mean([np.array_equal(compressed_clip(frames, compression, draw), frames) for draw in draws])
-    assert unchanged == pytest.approx(0.5, abs=0.08)
-
-
-def test_quality_is_drawn_from_its_whole_range():
-    frames = moving_texture(1)
-    compression = Compression(jpeg_share=1.0, least_jpeg_quality=40, most_jpeg_quality=95)
-    found = [compressed_clip(frames, compression, np.random.default_rng(seed)) for seed in range(40)]
-    distances = [psnr_db(clip, frames) for clip in found]
-    assert min(distances) < psnr_db(through_jpeg(frames, 50), frames)
-    assert max(distances) > psnr_db(through_jpeg(frames, 88), frames)
+    fields = Compression(0.3, 0.2, least_crf=16, most_crf=28, least_jpeg_quality=40, most_jpeg_quality=95)
+    for seed in range(400):
+        compressed_clip(frames, fields, np.random.default_rng(seed))
+    assert len(drawn["through_h264"]) / 400 == pytest.approx(0.3, abs=0.06)
+    assert len(drawn["through_jpeg"]) / 400 == pytest.approx(0.2, abs=0.06)
+    for qualities, least, most in ((drawn["through_h264"], 16, 28), (drawn["through_jpeg"], 40, 95)):
+        assert least <= min(qualities) < least + 0.1 * (most - least)
+        assert most - 0.1 * (most - least) < max(qualities) <= most
 
 
 def batch_of(clips_u8):
@@ -67,18 +66,18 @@ def batch_of(clips_u8):
 
 def test_a_clip_is_hit_alike_whatever_batch_and_device_it_is_on():
     clips = np.stack([moving_texture(3, 32, 32) + np.uint8(number) for number in range(8)])
-    compression = Compression(h264_share=0.5, jpeg_share=0.4)
+    fields = Compression(h264_share=0.5, jpeg_share=0.4)
     mesh = make_mesh()
     assert mesh.devices.size == 8
-    spread = compressed(shard_batch(batch_of(clips), mesh), compression, seed=3, first_index=16)
-    late = compressed(jax.device_put(batch_of(clips[4:])), compression, seed=3, first_index=20)
+    spread = compressed(shard_batch(batch_of(clips), mesh), fields, seed=3, first_index=16)
+    late = compressed(jax.device_put(batch_of(clips[4:])), fields, seed=3, first_index=20)
     assert spread["blurred"].sharding == shard_batch(batch_of(clips), mesh)["blurred"].sharding
     np.testing.assert_array_equal(spread["blurred"][4:], late["blurred"])
     np.testing.assert_array_equal(spread["sharp"], batch_of(clips)["sharp"])
     levels = 255 * np.asarray(spread["blurred"], np.float64)
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
     assert not np.array_equal(spread["blurred"], batch_of(clips)["blurred"])
-    other_seed = compressed(jax.device_put(batch_of(clips)), compression, seed=4, first_index=16)
+    other_seed = compressed(jax.device_put(batch_of(clips)), fields, seed=4, first_index=16)
     assert not np.array_equal(spread["blurred"], other_seed["blurred"])
 
 
