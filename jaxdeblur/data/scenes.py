@@ -344,7 +344,8 @@ def _with_ends(key: jax.Array, clip: Batch, *, share: float, past: int) -> Batch
             return jnp.where(single, values[middle], values)
         return jnp.where(single, 0.0 if name.startswith("flow") else True, values)
 
-    return {name: of_clip(name, values) for name, values in clip.items()}
+    arrays: dict[str, Any] = dict(clip)
+    return {name: of_clip(name, values) for name, values in arrays.items()}  # type: ignore[return-value]
 
 
 def scene_batches(
@@ -487,7 +488,8 @@ def render_instant(
         return sample_bilinear(texture, column, row, border="edge" if layer == 0 else "zeros")[0]
 
     nothing = jnp.zeros((height, width, 4))
-    light, shares = nothing[..., :3], []
+    light = nothing[..., :3]
+    shares: list[jax.Array] = []
     for layer in range(len(scene.textures_linear)):
         is_shown = layer < scene.layers_shown
         over = jax.lax.cond(is_shown, functools.partial(texels, layer), lambda: nothing) if layer else texels(0)
