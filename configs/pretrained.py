@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.residual_blocks = 12
     config.model.compute_dtype = "float32"
     config.model.weight_init = "edges"
+    config.model.scales = 2  # half size first: what blurs 720p is long
 
     config.initial = ConfigDict()
     config.initial.checkpoint = ""  # weights to go on from: a run, a checkpoint, or "default", those of the package

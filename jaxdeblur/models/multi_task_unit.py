@@ -2,7 +2,8 @@
 
 Son, Lee, Cho, Lee, "Real-Time Video Deblurring via Lightweight Motion Compensation", Pacific Graphics 2022.
 
-Input     clips of blurred RGB frames (B, T, H, W, 3) in [0, 1], no normalisation; H and W multiples of 4.
+Input     clips of blurred RGB frames (B, T, H, W, 3) in [0, 1], no normalisation; H and W multiples of 4 (with `scales`
+          above 1, of 8, 16, ...).
 Output    restored frames of the same shape, not clamped.
 A frame   1. heads: structure features of the current frame; history features of the two frames before, the last
              restored frame and the two frames after (15 channels in this order)
@@ -17,6 +18,8 @@ Latency   two frames.
 The layers, the first-frame rule and the variants' sizes are those of the released models; where the paper's text
 differs (a six-channel head, an output layer that reads the moved features too, a cost volume without the 5 x 5 mean),
 the released parameter counts fit only what is built here. `first_frame="zero"` is the paper's rule for the first frame.
+`scales` is neither's: coarse to fine with shared weights, as in Tao et al., "Scale-recurrent network for deep image
+deblurring" (2018), but that only the frame itself is handed to the finer scale.
 """
 
 import dataclasses
@@ -33,6 +36,7 @@ from jaxdeblur.models.windows import check_window, clip_windows
 from jaxdeblur.ops.correlation import best_displacement, local_cost_volume
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.flow import flow_to_colour
+from jaxdeblur.ops.resample import resize_bilinear
 from jaxdeblur.ops.warp import warp_blocks
 from jaxdeblur.types import BeyondEnds, Border, Clip, CostVolume, Displacement, Features, Image, Pixels
 
@@ -75,6 +79,8 @@ class MultiTaskUnitConfig:
             answer to, would drown what sharpens; learns fastest.
         compute_dtype: of the convolutions: "float32", "float16" (the published half-precision model) or "bfloat16".
             Parameters, matching and outputs are float32 in all three.
+        scales: with 2 a frame is first restored at half its size, by the same weights, and what that changes is added
+            to it: blur twice as long is within reach. With 3 at a quarter before that, and so on. Not in the paper.
     """
 
     units: int
@@ -87,9 +93,10 @@ class MultiTaskUnitConfig:
     first_frame: Literal["self", "zero"] = "self"
     weight_init: Literal["released", "he", "edges"] = "released"
     compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    scales: int = 1
 
     def __post_init__(self) -> None:
-        for field, least in (("units", 1), ("channels", 1), ("residual_blocks", 0), ("match_radius", 1)):
+        for field, least in (("units", 1), ("channels", 1), ("residual_blocks", 0), ("match_radius", 1), ("scales", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected {least} or more")
         if self.first_frame not in ("self", "zero"):
@@ -108,13 +115,15 @@ class MultiTaskUnitCarry:
     motion_features: Any  # (B, H/4, W/4, 2c), of unit 1
     unit_features: Any  # (B, H, W, c), of the last unit
     restored: Any  # (B, H, W, 3)
+    coarse: Any = None  # with more than one scale, the carry of the next coarser one
 
 
 class MultiTaskUnitOutputs(NamedTuple):
     """All that a frame yields; what the caller does not use is not computed under jit."""
 
     restored: Image  # (B, H, W, 3), not clamped
-    intermediate: tuple[Image, ...]  # N - 1 restored frames of the units before the last; empty unless training
+    intermediate: tuple[Image, ...]  # N - 1 restored frames of the units before the last, and before them, with more
+    # than one scale, the frame as the coarser ones leave it; empty unless training
     cost: CostVolume  # (B, H/4, W/4, (2D+1)^2), after the 5 x 5 mean
     displacement_cur_to_prev: Displacement  # (B, H/4, W/4, 2), quarter-resolution pixels
     structure: Features  # (B, H, W, c)
@@ -180,7 +189,6 @@ class MultiTaskUnits(nn.Module):
     future_frames = 2
     memory_frames = 2
     beyond_ends: ClassVar[BeyondEnds] = "repeat"
-    size_multiple = QUARTER
     padding: ClassVar[Border] = "edge"
 
     def setup(self) -> None:
@@ -210,18 +218,27 @@ class MultiTaskUnits(nn.Module):
         return path.startswith("deblur_")
 
     @property
+    def size_multiple(self) -> Pixels:
+        """What height and width must be multiples of."""
+        return QUARTER << (self.config.scales - 1)
+
+    @property
     def _dtype(self) -> Any:
         return jnp.dtype(self.config.compute_dtype)
 
     def init_carry(self, batch: int, height: Pixels, width: Pixels) -> MultiTaskUnitCarry:
         """The carry before the first frame. Needs no parameters."""
-        _check_size(height, width)
+        _check_size(height, width, self.size_multiple)
+        return self._carry_of_scale(self.config.scales, batch, height, width)
+
+    def _carry_of_scale(self, scales: int, batch: int, height: Pixels, width: Pixels) -> MultiTaskUnitCarry:
         c = self.config.channels
         return MultiTaskUnitCarry(
             seen=jnp.zeros((), bool),
             motion_features=jnp.zeros((batch, height // QUARTER, width // QUARTER, 2 * c), self._dtype),
             unit_features=jnp.zeros((batch, height, width, c), self._dtype),
             restored=jnp.zeros((batch, height, width, 3), jnp.float32),
+            coarse=self._carry_of_scale(scales - 1, batch, height // 2, width // 2) if scales > 1 else None,
         )
 
     def start(self, window: Clip) -> MultiTaskUnitCarry:
@@ -240,10 +257,23 @@ class MultiTaskUnits(nn.Module):
             train: also compute the intermediate restored frames, and hand on the restored frame as it is; otherwise it
                 is handed on clamped to [0, 1], as the released evaluation does.
         """
+        check_window(window, self.past_frames + 1 + self.future_frames, self.size_multiple)
+        return self._step(carry, jnp.asarray(window, jnp.float32), train)
+
+    def _step(
+        self, carry: MultiTaskUnitCarry, window: Clip, train: bool
+    ) -> tuple[MultiTaskUnitCarry, MultiTaskUnitOutputs]:
+        """`step` at one scale, and before it at those that are coarser, whose outputs but the frame are not handed out."""
         cfg = self.config
-        check_window(window, self.past_frames + 1 + self.future_frames, QUARTER)
-        window = jnp.asarray(window, jnp.float32)
+        coarse, presharpened = carry.coarse, []
         blurred = window[:, 2]
+        if coarse is not None:
+            batch, frames, height, width, _ = window.shape
+            half = window.reshape(batch, frames, height // 2, 2, width // 2, 2, 3).mean(axis=(3, 5))
+            coarse, found = self._step(coarse, half, train)
+            change = resize_bilinear(found.restored - half[:, 2], height, width, align_corners=False)
+            blurred = jnp.clip(blurred + change, 0.0, 1.0)
+            presharpened = [blurred]
         first = ~carry.seen
 
         structure = nn.relu(self.structure_conv(blurred.astype(self._dtype)))
@@ -256,7 +286,7 @@ class MultiTaskUnits(nn.Module):
         cost, displacement = self._match(motion, carry, first)
 
         moved = warp_blocks(jax.lax.stop_gradient(carry.unit_features), displacement, block=QUARTER)
-        units, warped, intermediate = [features], [], []
+        units, warped, intermediate = [features], [], presharpened if train else []
         for n in range(1, max(cfg.units, 2)):
             # The map behind the last unit feeds nothing; that of a single unit serves only to look at.
             warped.append(self._previous_features(features, moved, displacement, first))
@@ -285,6 +315,7 @@ class MultiTaskUnits(nn.Module):
             motion_features=motion,
             unit_features=features,
             restored=restored if train else jnp.clip(restored, 0.0, 1.0),
+            coarse=coarse,
         )
         return jax.lax.stop_gradient(handed_on), outputs
 
@@ -362,9 +393,9 @@ class MultiTaskUnits(nn.Module):
         return image + blurred if self.config.residual else image
 
 
-def _check_size(height: Pixels, width: Pixels) -> None:
-    if height % QUARTER or width % QUARTER:
+def _check_size(height: Pixels, width: Pixels, multiple: Pixels) -> None:
+    if height % multiple or width % multiple:
         raise ValueError(
-            f"height and width are {height} x {width}; expected multiples of {QUARTER}: use pad_to_multiple, or "
+            f"height and width are {height} x {width}; expected multiples of {multiple}: use pad_to_multiple, or "
             "restore(), which does it"
         )

@@ -234,10 +234,10 @@ def step_at(t, **options):
     return jit_step(small(**options), train=True)(weights(), carries[t], window)[1]
 
 
-def assert_equal(a, b):
+def assert_equal(a, b, atol=1e-6):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(x, y, rtol=0, atol=atol)
 
 
 def differ(a, b):
@@ -452,6 +452,61 @@ def test_the_papers_first_frame_has_zeros_before_it():
     assert_equal(zero.units[0], usual.units[0])
     assert differ(zero.restored, usual.restored)
     assert_equal(step_at(1, first_frame="zero"), usual_run()[1][1])
+
+
+# --- scales ---
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_two_scales_are_the_network_at_half_size_and_then_at_full(train):
+    clip = clip_of_noise()[:, :, :16, :16]
+    _, outputs = run_steps(small(scales=2), weights(), clip, train=train)
+    step, windows = jit_step(small(), train=train), np.asarray(clip_windows(clip))
+    carry, half_carry = (small().init_carry(1, 16 // by, 16 // by) for by in (1, 2))
+    for t in range(clip.shape[1]):
+        window = windows[:, t].copy()
+        half = sum(window[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+        half_carry, coarse = step(weights(), half_carry, half)
+        change = jax.image.resize(coarse.restored - half[:, 2], (1, 16, 16, 3), "linear")
+        window[:, 2] = np.clip(window[:, 2] + change, 0, 1)
+        carry, expected = step(weights(), carry, window)
+        assert_equal(outputs[t]._replace(intermediate=()), expected._replace(intermediate=()), atol=1e-5)
+        if train:
+            assert_equal(outputs[t].intermediate, (window[:, 2], *expected.intermediate), atol=1e-5)
+
+
+def test_scales_share_the_parameters_and_want_sizes_that_halve():
+    clip, key = jnp.zeros((1, 1, 16, 16, 3)), jax.random.key(0)
+    one, three = (jax.eval_shape(small(scales=scales).init, key, clip) for scales in (1, 3))
+    assert one == three
+    assert small(scales=3).size_multiple == 16
+    with pytest.raises(ValueError, match="24 x 16; expected multiples of 16"):
+        small(scales=3).init_carry(1, 24, 16)
+    with pytest.raises(ValueError, match="scales is 0; expected 1 or more"):
+        small(scales=0)
+
+
+def test_the_coarse_scale_learns_from_the_fine_one():
+    model, window = small(scales=2), clip_windows(clip_of_noise()[:, :, :16, :16])[:, 0]
+
+    def loss(variables, by_coarse):
+        coarse = jax.lax.stop_gradient(variables) if not by_coarse else variables
+        _, found = small().apply(coarse, small().init_carry(1, 8, 8), half, method="step")
+        change = jax.image.resize(found.restored - half[:, 2], (1, 16, 16, 3), "linear")
+        sharper = window.at[:, 2].set(jnp.clip(window[:, 2] + change, 0, 1))
+        return jnp.sum(small().apply(variables, small().init_carry(1, 16, 16), sharper, method="step")[1].restored ** 2)
+
+    half = window.reshape(1, 5, 8, 2, 8, 2, 3).mean((3, 5))
+    found = jax.jit(
+        jax.grad(lambda v: jnp.sum(model.apply(v, model.init_carry(1, 16, 16), window, method="step")[1].restored ** 2))
+    )(weights())
+    expected, of_fine_alone = (
+        jax.jit(jax.grad(functools.partial(loss, by_coarse=b)))(weights()) for b in (True, False)
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max() + 1e-6)
+    kernels = [tree["params"]["structure_conv"]["kernel"] for tree in (found, of_fine_alone)]
+    assert differ(*kernels)
 
 
 # --- half precision ---
