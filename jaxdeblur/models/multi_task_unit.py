@@ -263,7 +263,7 @@ class MultiTaskUnits(nn.Module):
     def _step(
         self, carry: MultiTaskUnitCarry, window: Clip, train: bool
     ) -> tuple[MultiTaskUnitCarry, MultiTaskUnitOutputs]:
-        """`step` at one scale, and before it at those that are coarser, whose outputs but the frame are not handed out."""
+        """`step` at one scale, and before it at the coarser ones, of which nothing but the frame is handed out."""
         cfg = self.config
         coarse, presharpened = carry.coarse, []
         blurred = window[:, 2]
