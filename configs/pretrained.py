@@ -4,18 +4,20 @@
     python train.py --config=configs/pretrained.py --config.data.scenes.photographs=PHOTOGRAPHS \\
         --config.initial.checkpoint=default --workdir=runs/further         goes on from the weights of the package
 
-PHOTOGRAPHS is a folder of sharp photographs; docs/model_card.md lists those that were used. Without one all textures
-are drawn. The card also says what has been run, for how long, and what it scores. Variant (after the colon):
+PHOTOGRAPHS is a folder of sharp photographs, at least 320 pixels high and wide; docs/model_card.md lists those that
+were used. Without one all textures are drawn. The card also says what has been run, for how long, and what it scores.
+Variant (after the colon):
     smoke    some updates of a tiny network: shows that everything runs
 
-Scenes are what real pairs are: layers of photographs, some drawn, under camera shake with moving objects in front;
-exposures from two fifths of a frame's time to all of it, sums of light (a sensor's) or means of encoded values (as in
-data sets that average a video's frames); noise; then H.264 or JPEG.
+Scenes are what real pairs are: layers of photographs, some drawn, seen sharp or from nearer and softer, under camera
+shake with moving objects in front, some still; exposures from two fifths of a frame's time to all of it, sums of light
+(a sensor's) or means of encoded values (as in data sets that average a video's frames); noise; then H.264 or JPEG; some
+cut off where a clip would begin or end.
 
 Differs from the paper's recipe (configs/mtu.py) in all of that, and in: a single unit of 24 channels and 12
-residual blocks, which learns more in the same time on a CPU (and no motion, which a single unit would not use); initial
-weights that see edges; Muon, since Adam hardly finds what sharpens in a network whose features are all positive; a rate
-that falls; a moving average of the weights.
+residual blocks, which learns more in the same time on a CPU (and no motion, which a single unit would not use), at half
+size and then at full; initial weights that see edges; Muon, since Adam hardly finds what sharpens in a network whose
+features are all positive; a rate that falls; a moving average of the weights.
 """
 
 from ml_collections import ConfigDict
@@ -96,7 +98,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.muon_without = ("output_conv", "deblur_")
 
     config.training = ConfigDict()
-    config.training.steps = 6_000
+    config.training.steps = 12_000
     config.training.microbatches = 1
     config.training.loss_scale = 1.0
     config.training.ema_decay = 0.998
