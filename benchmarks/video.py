@@ -187,7 +187,8 @@ def _gate(arguments: argparse.Namespace) -> None:
                 flush=True,
             )
         print()
-    print_sharp_videos(arguments.videos, model, variables)
+    if arguments.videos:
+        print_sharp_videos(arguments.videos, model, variables)
 
 
 def _range(frames: np.ndarray) -> str:

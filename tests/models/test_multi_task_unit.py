@@ -482,8 +482,6 @@ def test_scales_share_the_parameters_and_want_sizes_that_halve():
     assert small(scales=3).size_multiple == 16
     with pytest.raises(ValueError, match="24 x 16; expected multiples of 16"):
         small(scales=3).init_carry(1, 24, 16)
-    with pytest.raises(ValueError, match="scales is 0; expected 1 or more"):
-        small(scales=0)
 
 
 def test_the_coarse_scale_learns_from_the_fine_one():
@@ -663,6 +661,7 @@ def test_inputs_that_do_not_fit_are_refused():
         ({"match_radius": 0}, "match_radius is 0; expected 1 or more"),
         ({"first_frame": "none"}, "first_frame is 'none'; expected 'self' or 'zero'"),
         ({"weight_init": "zeros"}, "weight_init is 'zeros'; expected 'released', 'he' or 'edges'"),
+        ({"scales": 0}, "scales is 0; expected 1 or more"),
         ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; expected float32, float16 or bfloat16"),
     ],
 )
@@ -680,7 +679,7 @@ def test_unknown_names_are_refused_with_the_near_ones():
     with pytest.raises(ValueError, match=r"no model is called 'sharpener'\. Models: mtu1, .*, liteflownet$"):
         create_model("sharpener")
     with pytest.raises(
-        ValueError, match=r"has no option chanels, depth; options: units, channels, residual_blocks, .*dtype$"
+        ValueError, match=r"has no option chanels, depth; options: units, channels, residual_blocks, .*scales$"
     ):
         create_model("mtu2", chanels=3, depth=2)
     with pytest.raises(ValueError, match=r"liteflownet has no option units; options: none"):
@@ -700,5 +699,6 @@ def test_options_replace_those_of_the_variant():
         "first_frame": "self",
         "weight_init": "released",
         "compute_dtype": "bfloat16",
+        "scales": 1,
     }
     assert {name for name in MODELS if name.startswith("mtu")} == {"mtu1", "mtu2", "mtu4", "mtu10", "mtu10l"}
