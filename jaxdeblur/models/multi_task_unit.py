@@ -265,15 +265,13 @@ class MultiTaskUnits(nn.Module):
     ) -> tuple[MultiTaskUnitCarry, MultiTaskUnitOutputs]:
         """`step` at one scale, and before it at the coarser ones, of which nothing but the frame is handed out."""
         cfg = self.config
-        coarse, presharpened = carry.coarse, []
-        blurred = window[:, 2]
+        coarse, blurred = carry.coarse, window[:, 2]
         if coarse is not None:
             batch, frames, height, width, _ = window.shape
             half = window.reshape(batch, frames, height // 2, 2, width // 2, 2, 3).mean(axis=(3, 5))
             coarse, found = self._step(coarse, half, train)
             change = resize_bilinear(found.restored - half[:, 2], height, width, align_corners=False)
             blurred = jnp.clip(blurred + change, 0.0, 1.0)
-            presharpened = [blurred]
         first = ~carry.seen
 
         structure = nn.relu(self.structure_conv(blurred.astype(self._dtype)))
@@ -286,7 +284,9 @@ class MultiTaskUnits(nn.Module):
         cost, displacement = self._match(motion, carry, first)
 
         moved = warp_blocks(jax.lax.stop_gradient(carry.unit_features), displacement, block=QUARTER)
-        units, warped, intermediate = [features], [], presharpened if train else []
+        units, warped, intermediate = [features], [], []
+        if train and coarse is not None:
+            intermediate.append(blurred)
         for n in range(1, max(cfg.units, 2)):
             # The map behind the last unit feeds nothing; that of a single unit serves only to look at.
             warped.append(self._previous_features(features, moved, displacement, first))

@@ -144,7 +144,8 @@ def test_muon_moves_kernels_by_orthogonal_steps_and_the_rest_as_adam_does():
         np.testing.assert_allclose(found[path[0]][path[1]], adam[path[0]][path[1]], rtol=1e-6)
     step = np.asarray(found["conv"]["kernel"], np.float64).reshape(36, 8) / -20e-3
     strengths = np.linalg.svd(step, compute_uv=False)
-    assert 0.5 < strengths.min() < strengths.max() < 1.5  # of the gradient itself they differ more
+    assert strengths.max() < 2 * strengths.min()  # of the gradient itself they differ more
+    assert 0.5 < strengths.min() < strengths.max() < 1.5
     along = np.linalg.svd(np.asarray(gradient["conv"]["kernel"], np.float64).reshape(36, 8), compute_uv=False)
     assert along.max() / along.min() > strengths.max() / strengths.min()
     assert np.sum(step * np.asarray(gradient["conv"]["kernel"]).reshape(36, 8)) > 0
