@@ -857,8 +857,7 @@ def _scene_renderer(
     choose_from = options.pop("choose_from", 1)
     size = config.data.crop_px
     scene = SceneConfig(frames=frames, height=size, width=size, **options)
-    photographs = load_photographs(folder, scene.texture_size, crops_per_photograph=crops) if folder else None
-    photographs = None if photographs is None else replicate(photographs, mesh)  # once, not with every batch
+    photographs = _photographs(folder, scene.texture_size, crops, mesh) if folder else None
     render = batch_renderer(
         scene,
         batch_size=config.data.batch_size,
@@ -874,6 +873,12 @@ def _scene_renderer(
     return lambda seed, first_index: compressed(
         render(seed, first_index), compression, seed=seed, first_index=first_index
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _photographs(folder: str, texture_size: int, crops_per_photograph: int, mesh: Mesh) -> jax.Array:
+    """Read and copied to the devices once, for training and validation alike."""
+    return replicate(load_photographs(folder, texture_size, crops_per_photograph=crops_per_photograph), mesh)
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, strict promotion, full matrix precision, one shared compilation cache."""
+"""Eight simulated CPU devices, strict promotion, full matrix precision; nothing compiled is kept on disk."""
 
 import os
 from pathlib import Path

@@ -277,7 +277,8 @@ def batch_renderer(
             moves a pixel, that still ones stay among them, or else the one whose blurred frames are farthest from the
             sharp ones, since many have little to see or to restore.
         ends_share: fraction of the clips that get the ends that real ones have: beyond, their first or last frame
-            comes again and again, or nothing but one frame comes at all, as where a single image is restored.
+            comes again and again, or, in half of them, nothing but one frame comes at all, as where a single image is
+            restored.
 
     Raises:
         ValueError: choose_from below 1, or ends_share is no fraction.
@@ -328,10 +329,9 @@ def _with_ends(key: jax.Array, clip: Batch, *, share: float, past: int) -> Batch
     frames, seen = clip["sharp"].shape[0], clip["blurred"].shape[0]
     draw_any, draw_kind = jax.random.split(key)
     is_cut = jax.random.uniform(draw_any) < share
-    before, after, single = (
-        is_cut
-        & (jnp.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]], bool)[jax.random.randint(draw_kind, (), 0, 4)])
-    )
+    # Single images are frequent, lest a network takes frames that are all the same for a sharp scene at rest.
+    kinds = jnp.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]], bool)
+    before, after, single = is_cut & jax.random.choice(draw_kind, kinds)
     middle = frames // 2
     first = jnp.where(before, past + jnp.where(single, middle, 0), 0)
     last = jnp.where(after, past + jnp.where(single, middle, frames - 1), seen - 1)

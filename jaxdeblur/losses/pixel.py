@@ -20,6 +20,18 @@ def mean_absolute_error(image: Image, target: Image) -> Scalars:
     return jnp.mean(jnp.abs(image - target), axis=tuple(range(1, image.ndim)))
 
 
+def negative_psnr(image: Image, target: Image, *, unseen_mse: float = 1e-4) -> Scalars:
+    """log10 of the mean squared error + unseen_mse, in bels, of values in [0, 1]: (B,).
+
+    The mean of it over images is, but for its scale, what tables of PSNR report: a tenth off a small error counts as
+    much as a tenth off a large one.
+
+    Args:
+        unseen_mse: of about 40 dB, which no viewer sees: where there is less, hardly anything is gained.
+    """
+    return jnp.log10(mean_squared_error(image, target) + unseen_mse)
+
+
 def generalized_charbonnier(x: Features, *, eps: float = 1e-3, alpha: float = 0.45) -> Features:
     """(x^2 + eps^2)^alpha of every value: a penalty that large errors cannot dominate."""
     return jnp.power(jnp.square(x) + eps**2, alpha)

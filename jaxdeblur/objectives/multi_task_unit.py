@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.losses.flow import displacement_class, motion_loss
-from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error
+from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error, negative_psnr
 from jaxdeblur.models.multi_task_unit import QUARTER, MultiTaskUnitOutputs, MultiTaskUnits
 from jaxdeblur.types import Batch, Flow, Image, PyTree, Scalars
 
@@ -29,7 +29,7 @@ class MultiTaskUnitObjective:
     """The objective of a model over clips of `updates_per_batch` frames.
 
     Attributes:
-        image_loss: "mse+l1" (released) or "l1" (paper).
+        image_loss: "mse+l1" (released), "l1" (paper) or "psnr" (ours: what is reported, each frame's by itself).
         intermediate_weight: of the units before the last: of their mean loss (released; the paper sums over them).
         motion_loss: train the motion layer; without, it keeps its initial values.
         optimizers: "two" (released) or "one" (paper).
@@ -39,7 +39,7 @@ class MultiTaskUnitObjective:
 
     model: MultiTaskUnits
     updates_per_batch: int
-    image_loss: Literal["mse+l1", "l1"] = "mse+l1"
+    image_loss: Literal["mse+l1", "l1", "psnr"] = "mse+l1"
     intermediate_weight: float = 0.1
     motion_loss: bool = True
     optimizers: Literal["two", "one"] = "two"
@@ -47,7 +47,7 @@ class MultiTaskUnitObjective:
 
     def __post_init__(self) -> None:
         for field, choices in (
-            ("image_loss", ("mse+l1", "l1")),
+            ("image_loss", ("mse+l1", "l1", "psnr")),
             ("optimizers", ("two", "one")),
             ("teacher", ("released", "wrapped")),
         ):
@@ -164,6 +164,8 @@ class MultiTaskUnitObjective:
         return losses, statistics, carry, terms
 
     def _image_term(self, image: Image, sharp: Image) -> Scalars:
+        if self.image_loss == "psnr":
+            return negative_psnr(image, sharp)
         loss = mean_absolute_error(image, sharp)
         return loss + mean_squared_error(image, sharp) if self.image_loss == "mse+l1" else loss
 

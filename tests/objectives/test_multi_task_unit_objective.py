@@ -230,7 +230,9 @@ def train(objective, batch, optimizers, *, calls=1, ema=False, **options):
 step_of_three = jax.jit(functools.partial(small(3).apply, method="step", train=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"image_loss": "l1"}, {"intermediate_weight": 0.5}, {"motion_loss": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"image_loss": "l1"}, {"image_loss": "psnr"}, {"intermediate_weight": 0.5}, {"motion_loss": False}]
+)
 def test_losses_equal_their_formulas(options):
     model = small(3)
     batch = a_batch()
@@ -245,6 +247,8 @@ def test_losses_equal_their_formulas(options):
 
     def image(restored):
         difference = np.asarray(restored, np.float64) - sharp
+        if options.get("image_loss") == "psnr":
+            return np.mean([np.log10(np.mean(example**2) + 1e-4) for example in difference])
         squares = 0.0 if options.get("image_loss") == "l1" else np.mean(difference**2)
         return squares + np.mean(np.abs(difference))
 
@@ -455,7 +459,7 @@ def test_batches_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     ("field", "choices"),
-    [("image_loss", "mse\\+l1, l1"), ("optimizers", "two, one"), ("teacher", "released, wrapped")],
+    [("image_loss", "mse\\+l1, l1, psnr"), ("optimizers", "two, one"), ("teacher", "released, wrapped")],
 )
 def test_unknown_choices_are_refused(field, choices):
     objective = MultiTaskUnitObjective(small(), 1)
