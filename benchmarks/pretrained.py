@@ -1,12 +1,13 @@
 """What the weights of the package are worth on real footage that they were never trained on; tables in Markdown.
 
-    python -m benchmarks.pretrained PAIRS [VIDEO ...] [--checkpoint=default] [--out=DIR]
+    python -m benchmarks.pretrained PAIRS [VIDEO ...] [--checkpoint=default] [--scales=N] [--out=DIR]
 
 PAIRS are clips with truth (`real_clips`); of a clip in --singles every frame stands alone. Protocol `common`, means
 over a clip's frames. "gain" is the network's, "gated" what `jaxdeblur deblur` makes of it (see
 `restoration.gate`). Beside it, tuned on every third frame of these very clips: the best unsharp mask, and the best
 Wiener deconvolution with the mean kernel of the scenes of configs/pretrained.py. VIDEOs are sharp: how near what comes
-out is to what went in. --out is for pictures of the best, the median and the worst frame: blurred, restored, sharp.
+out is to what went in. --scales restores at so many sizes, whatever the checkpoint was trained at. --out is for
+pictures of the best, the median and the worst frame: blurred, restored, sharp.
 """
 
 import argparse
@@ -48,11 +49,13 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("videos", nargs="*", type=Path)
     parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--scales", type=int)
     add_singles_option(parser)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_intermixed_args()
     print(f"{measure.machine()}\n")
-    model, variables = load_model(arguments.checkpoint)
+    scales = {} if arguments.scales is None else {"scales": arguments.scales}
+    model, variables = load_model(arguments.checkpoint, **scales)
     pairs: list[Pair] = []
     for clip in read_clips(arguments.pairs, arguments.singles.split(",")):
         pairs += _with_truth(clip, restored(clip.blurred, model, variables, alone=clip.alone))

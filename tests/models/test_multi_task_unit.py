@@ -458,18 +458,22 @@ def test_the_papers_first_frame_has_zeros_before_it():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_two_scales_are_the_network_at_half_size_and_then_at_full(train):
+@pytest.mark.parametrize("scales", [2, 3])
+def test_scales_are_the_network_at_smaller_sizes_first(scales, train):
     clip = clip_of_noise()[:, :, :16, :16]
-    _, outputs = run_steps(small(scales=2), weights(), clip, train=train)
+    _, outputs = run_steps(small(scales=scales), weights(), clip, train=train)
     step, windows = jit_step(small(), train=train), np.asarray(clip_windows(clip))
-    carry, half_carry = (small().init_carry(1, 16 // by, 16 // by) for by in (1, 2))
+    carries = {by: small().init_carry(1, 16 // by, 16 // by) for by in (1, 2, 4)}
     for t in range(clip.shape[1]):
-        window = windows[:, t].copy()
-        half = sum(window[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
-        half_carry, coarse = step(weights(), half_carry, half)
-        change = jax.image.resize(coarse.restored - half[:, 2], (1, 16, 16, 3), "linear")
-        window[:, 2] = np.clip(window[:, 2] + change, 0, 1)
-        carry, expected = step(weights(), carry, window)
+        change = None
+        for by in (4, 2, 1)[-scales:]:
+            size = 16 // by
+            window = windows[:, t].reshape(1, 5, size, by, size, by, 3).mean((3, 5))
+            blurred = window[:, 2].copy()
+            if change is not None:
+                window[:, 2] = np.clip(blurred + jax.image.resize(change, (1, size, size, 3), "linear"), 0, 1)
+            carries[by], expected = step(weights(), carries[by], window)
+            change = expected.restored - blurred
         assert_equal(outputs[t]._replace(intermediate=()), expected._replace(intermediate=()), atol=1e-5)
         if train:
             assert_equal(outputs[t].intermediate, (window[:, 2], *expected.intermediate), atol=1e-5)
