@@ -1,11 +1,20 @@
-"""Eight simulated CPU devices, strict promotion, full matrix precision; nothing compiled is kept on disk."""
+"""Eight simulated CPU devices, strict promotion, full matrix precision, one shared compilation cache."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before the first import of jax anywhere.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# For all workers and for the commands that tests start, which compile the same again and again; gone at the end. The
+# first process to come here makes it and the others inherit it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
 import pytest
@@ -14,8 +23,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
-# The command keeps what is compiled in the user's folder; tests keep nothing.
-jax.config.update("jax_enable_compilation_cache", False)
 
 import hypothesis
 

@@ -25,15 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """One compilation cache for all runs: they differ in when they stop, not in what they compute."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return {
-        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def environment():
+    return {**{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}, "JAX_PLATFORMS": "cpu"}
 
 
 def command(script, *arguments):

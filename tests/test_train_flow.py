@@ -1,14 +1,10 @@
 """Training and scoring of a flow network on a data set of flow, as a user runs them."""
 
-import atexit
 import csv
-import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +16,11 @@ from jaxdeblur.data.image_io import ImageFile, write_image
 ROOT = Path(__file__).parent.parent
 
 
-@functools.cache
-def compilation_cache():
-    """One for all runs of a worker: many compute the same."""
-    folder = tempfile.mkdtemp(prefix="compiled")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def run(script, *arguments):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": compilation_cache(),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     done = subprocess.run(
         [sys.executable, script, *arguments],
-        env={**environment, **cache, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env={**environment, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,
