@@ -4,13 +4,13 @@
     python -m benchmarks.video latency --checkpoint=C [--sizes 640x360,1280x720] [--frames 30]
     python -m benchmarks.video reach   [MODEL ...]
     python -m benchmarks.video tiles   --checkpoint=C VIDEO... [--side 320] [--halos 0,16,32,64]
-    python -m benchmarks.video gate    --checkpoint=C --pairs FOLDER VIDEO...
+    python -m benchmarks.video gate    --checkpoint=C [--pairs FOLDER] [VIDEO ...]
 
 memory: what a process takes at most (VmHWM), against what it planned. latency: of `deblur --pipe`, and how soon the
 first frame is there, with nothing compiled and with what the run before has kept. reach: how far networks look, as
-published and untrained. tiles: the largest difference to whole frames. gate: on clips with truth (`real_clips`) how
-sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of the sharp frames; of the videos
-how near what comes out is to what went in.
+published and untrained. tiles: how far a checkpoint looks, and the largest difference to whole frames. gate: on clips
+with truth (`real_clips`) how sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of the
+sharp frames; of the videos how near what comes out is to what went in.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def _reach(arguments: argparse.Namespace) -> None:
 def _tiles(arguments: argparse.Namespace) -> None:
     model, variables = load_model(arguments.checkpoint)
     reach = reach_px(model, variables)
-    print(f"the network looks {'everywhere' if reach is None else f'{reach} pixels far'}\n")
+    print(f"the network looks {'more than 512' if reach is None else reach} pixels far\n")
     print("| video | halo | largest difference to whole frames |\n|---|---|---|")
     for video in arguments.videos:
         frames = first_frames(video, 5).astype(np.float32) / 255

@@ -58,7 +58,7 @@ from jaxdeblur.data.flow_pairs import (
 )
 from jaxdeblur.data.pipeline import video_folder_batches
 from jaxdeblur.data.preparation import read_record
-from jaxdeblur.data.scenes import SceneConfig, batch_renderer, load_photographs, scene_batches
+from jaxdeblur.data.scenes import SceneConfig, batch_renderer, clip_cutter, load_photographs, scene_batches
 from jaxdeblur.data.transforms import (
     FLIPS,
     MTU_AUGMENTATION,
@@ -412,6 +412,7 @@ def training_batches(
 
     held_out: of the validation data instead, as they are.
     """
+    _check_crop(config)
     objective = turns.objectives[0]
     if isinstance(objective, ReblurObjective):
         return _half_labelled_batches(config, objective, mesh)
@@ -422,6 +423,16 @@ def training_batches(
     if config.data.source in PAIR_SOURCES:
         return _pair_batches(config, mesh, held_out=held_out)
     return _video_folder_batches(config, objective, mesh, held_out=held_out)
+
+
+def _check_crop(config: ConfigDict) -> None:
+    """Frames to restore are filled up, crops to train on are not; networks of flow resize what they take."""
+    model = build_model(config)
+    if not is_flow_network(model) and config.data.crop_px % model.size_multiple:
+        raise ValueError(
+            f"data.crop_px is {config.data.crop_px}; expected a multiple of {model.size_multiple}, as "
+            f"{config.model.name} takes it"
+        )
 
 
 def _batches_in_turns(
@@ -866,18 +877,22 @@ def _scene_renderer(
         past=past,
         future=future,
         choose_from=choose_from,
-        ends_share=ends_share,
     )
-    if compression == Compression():
-        return render
-    return lambda seed, first_index: compressed(
-        render(seed, first_index), compression, seed=seed, first_index=first_index
-    )
+    # Cut off last of all: what stands for frames beyond the ends of a video are copies of what was decoded.
+    cut = clip_cutter(mesh, share=ends_share, past=past) if ends_share else None
+
+    def recorded(seed: int, first_index: int) -> Batch:
+        batch = render(seed, first_index)
+        if compression != Compression():
+            batch = compressed(batch, compression, seed=seed, first_index=first_index)
+        return cut(batch, seed, first_index) if cut else batch
+
+    return recorded
 
 
 @functools.lru_cache(maxsize=1)
 def _photographs(folder: str, texture_size: int, crops_per_photograph: int, mesh: Mesh) -> jax.Array:
-    """Read and copied to the devices once, for training and validation alike."""
+    """Read and copied to the devices once, for training and validation alike; what changes meanwhile is not seen."""
     return replicate(load_photographs(folder, texture_size, crops_per_photograph=crops_per_photograph), mesh)
 
 

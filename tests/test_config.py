@@ -104,32 +104,52 @@ def test_scenes_are_rendered_as_the_recipe_says(monkeypatch):
     config.data.scenes.compression.h264_share = 0.6
     config = parts.resolve(config)
     turns, mesh = parts.build_turns(config, parts.build_model(config)), make_mesh(jax.devices()[:2])
-    asked = {}
+    asked, reads = {}, []
 
     def load_photographs(folder, size, **options):
+        reads.append(folder)
         asked.update(folder=folder, size=size, **options)
         return np.full((1, size, size, 3), 9, np.uint8)
 
     def batch_renderer(scene, **options):
         asked.update(scene=scene, **options)
-        return lambda seed, first_index: {"blurred": (seed, first_index)}
+        return lambda seed, first_index: {"rendered": (seed, first_index)}
 
+    def compressed(batch, fields, *, seed, first_index):
+        return {**batch, "fields": fields, "compressed": (seed, first_index)}
+
+    def clip_cutter(mesh, **options):
+        asked.update(cut_on=mesh, cut=options)
+        return lambda batch, *numbers: {**batch, "cut": numbers}
+
+    parts._photographs.cache_clear()
     monkeypatch.setattr(parts, "load_photographs", load_photographs)
+    monkeypatch.setattr(parts, "clip_cutter", clip_cutter)
     monkeypatch.setattr(parts, "batch_renderer", batch_renderer)
-    monkeypatch.setattr(parts, "compressed", lambda batch, fields, **numbers: {**batch, "fields": fields, **numbers})
+    monkeypatch.setattr(parts, "compressed", compressed)
     batch = next(parts.training_batches(config, turns, mesh)(5))
-    assert batch["blurred"] == (7, 10)
-    assert (batch["seed"], batch["first_index"], batch["fields"].h264_share) == (7, 10, 0.6)
+    assert tuple(batch) == ("rendered", "fields", "compressed", "cut")  # in this order
+    assert batch["rendered"] == batch["compressed"] == batch["cut"] == (7, 10)
+    assert batch["fields"].h264_share == 0.6
     assert (asked["folder"], asked["crops_per_photograph"], asked["size"]) == (
         "pictures",
         5,
         asked["scene"].texture_size,
     )
-    assert (asked["choose_from"], asked["ends_share"], asked["batch_size"]) == (3, 0.4, 2)
+    assert (asked["cut_on"], asked["cut"]) == (mesh, {"share": 0.4, "past": 2})
+    assert (asked["choose_from"], asked["batch_size"]) == (3, 2)
     assert (asked["past"], asked["future"], asked["mesh"]) == (2, 2, mesh)
     assert asked["photographs"].sharding.is_fully_replicated
     assert (asked["scene"].max_shot_noise, asked["scene"].softest_texels_per_px) == (0.25, 0.75)
+    parts.training_batches(config, turns, mesh, held_out=True)
+    assert reads == ["pictures"]
+    parts._photographs.cache_clear()
     with config.unlocked():
+        config.data.crop_px = 40
+    with pytest.raises(ValueError, match=r"data\.crop_px is 40; expected a multiple of 16, as mtu1 takes it"):
+        parts.training_batches(config, turns, mesh)
+    with config.unlocked():
+        config.data.crop_px = 64
         config.model = ConfigDict({"name": "svrnn"})
     with pytest.raises(ValueError, match=r"ends_share is 0\.4; expected 0, since .* svrnn takes others"):
         parts.training_batches(config, turns, mesh)

@@ -268,7 +268,6 @@ def batch_renderer(
     past: int = 0,
     future: int = 0,
     choose_from: int = 1,
-    ends_share: float = 0.0,
 ) -> Callable[[int, int], Batch]:
     """(seed, number of the first clip) -> a batch, of which each device of a mesh of one axis renders its own share.
 
@@ -276,17 +275,12 @@ def batch_renderer(
         choose_from: clip i is one of so many, numbers choose_from * i and those that follow: the first in which nothing
             moves a pixel, that still ones stay among them, or else the one whose blurred frames are farthest from the
             sharp ones, since many have little to see or to restore.
-        ends_share: fraction of the clips that get the ends that real ones have: beyond, their first or last frame
-            comes again and again, or, in half of them, nothing but one frame comes at all, as where a single image is
-            restored.
 
     Raises:
-        ValueError: choose_from below 1, or ends_share is no fraction.
+        ValueError: choose_from below 1.
     """
     if choose_from < 1:
         raise ValueError(f"choose_from is {choose_from}; expected 1 or more")
-    if not 0 <= ends_share <= 1:
-        raise ValueError(f"ends_share is {ends_share}; expected a fraction from 0 to 1")
     (axis,) = mesh.axis_names
     share = batch_size // mesh.devices.size
     # On a CPU clips one after another are fastest; an accelerator renders its share at once.
@@ -303,13 +297,7 @@ def batch_renderer(
             future=future,
             at_once=at_once,
         )
-        if choose_from > 1:
-            batch = chosen_clips(batch)
-        if not ends_share:
-            return batch
-        indices = first_index + share * jax.lax.axis_index(axis) + jnp.arange(share)
-        keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), _ENDS_STREAM))(indices)
-        return jax.vmap(functools.partial(_with_ends, share=ends_share, past=past))(keys, batch)
+        return chosen_clips(batch) if choose_from > 1 else batch
 
     def chosen_clips(batch: Batch) -> Batch:
         error = jnp.mean((batch["blurred"][:, past : past + config.frames] - batch["sharp"]) ** 2, axis=(1, 2, 3, 4))
@@ -322,6 +310,36 @@ def batch_renderer(
         jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(axis), check_vma=False)
     )
     return lambda seed, first_index: sharded(np.int32(seed), np.int32(first_index), photographs)
+
+
+def clip_cutter(mesh: Mesh, *, share: float, past: int) -> Callable[[Batch, int, int], Batch]:
+    """(batch, seed, number of its first clip) -> the batch, some of whose clips have the ends that real ones have.
+
+    Beyond, their first or last frame comes again and again, or, in half of them, nothing but one frame comes at all, as
+    where a single image is restored.
+
+    Args:
+        mesh: of one axis, along which batches are split.
+        share: fraction of the clips.
+        past: blurred frames before the clip.
+
+    Raises:
+        ValueError: share is no fraction.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of clips with ends is {share}; expected a fraction from 0 to 1")
+    (axis,) = mesh.axis_names
+
+    def cut_share(batch: Batch, seed: jax.Array, first_index: jax.Array) -> Batch:
+        clips = batch["sharp"].shape[0]
+        indices = first_index + clips * jax.lax.axis_index(axis) + jnp.arange(clips)
+        keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), _ENDS_STREAM))(indices)
+        return jax.vmap(functools.partial(_with_ends, share=share, past=past))(keys, batch)
+
+    sharded = jax.jit(
+        jax.shard_map(cut_share, mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False)
+    )
+    return lambda batch, seed, first_index: sharded(batch, np.int32(seed), np.int32(first_index))
 
 
 def _with_ends(key: jax.Array, clip: Batch, *, share: float, past: int) -> Batch:

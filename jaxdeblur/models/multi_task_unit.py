@@ -11,7 +11,8 @@ A frame   1. heads: structure features of the current frame; history features of
           3. motion features at quarter resolution from structure + unit 1; cosine cost volume against those of the
              previous frame, radius 10; 5 x 5 mean; best displacement, whole quarter-resolution pixels
           4. units 2..N, each on the unit before and the previous frame's last features moved by that displacement
-          5. restored = blurred + 3 x 3 convolution of the last unit
+          5. restored = blurred + 3 x 3 convolution of the last unit; with `scales` above 1 the frame as the coarser
+             scale leaves it stands for the blurred one here and in 1.
 Carry     motion features, last unit's features and restored frame of the previous frame; no gradient passes through it.
 Latency   two frames.
 
@@ -19,7 +20,8 @@ The layers, the first-frame rule and the variants' sizes are those of the releas
 differs (a six-channel head, an output layer that reads the moved features too, a cost volume without the 5 x 5 mean),
 the released parameter counts fit only what is built here. `first_frame="zero"` is the paper's rule for the first frame.
 `scales` is neither's: coarse to fine with shared weights, as in Tao et al., "Scale-recurrent network for deep image
-deblurring" (2018), but that only the frame itself is handed to the finer scale.
+deblurring" (2018), but that the coarser scale's change is added to the blurred frame, which is itself seen no more, no
+features are handed on, and nothing but the frames of the two finest scales is a matter of the loss.
 """
 
 import dataclasses
@@ -41,7 +43,7 @@ from jaxdeblur.ops.warp import warp_blocks
 from jaxdeblur.types import BeyondEnds, Border, Clip, CostVolume, Displacement, Features, Image, Pixels
 
 QUARTER = 4
-"""Motion is estimated on a grid coarser by this factor; also what height and width must be multiples of."""
+"""Motion is estimated on a grid coarser by this factor; height and width must be multiples, see `size_multiple`."""
 
 
 _BRANCH, _OUTPUT = 0.3, 0.005  # of "he": relative size on residual branches and output layers
@@ -67,7 +69,8 @@ class MultiTaskUnitConfig:
         channels: of the full-resolution features; twice as many below.
         residual_blocks: per unit, at quarter resolution.
         match_radius: D, reach of the cost volume in quarter-resolution pixels.
-        residual: restored frames are the output layer plus the blurred frame; else the output layer alone.
+        residual: restored frames are the output layer plus the blurred frame, or what a coarser scale has made of it;
+            else the output layer alone.
         structure_injection: the motion layer reads structure features plus unit 1; else unit 1 alone.
         motion_module: estimate motion; else the displacement is zero and the previous features are joined unaligned.
         first_frame: "self" (released): the first frame is matched with itself and its own features stand in for the
@@ -265,17 +268,17 @@ class MultiTaskUnits(nn.Module):
     ) -> tuple[MultiTaskUnitCarry, MultiTaskUnitOutputs]:
         """`step` at one scale, and before it at the coarser ones, of which nothing but the frame is handed out."""
         cfg = self.config
-        coarse, blurred = carry.coarse, window[:, 2]
+        coarse, frame = carry.coarse, window[:, 2]
         if coarse is not None:
             batch, frames, height, width, _ = window.shape
             half = window.reshape(batch, frames, height // 2, 2, width // 2, 2, 3).mean(axis=(3, 5))
             coarse, found = self._step(coarse, half, train)
             change = resize_bilinear(found.restored - half[:, 2], height, width, align_corners=False)
-            blurred = jnp.clip(blurred + change, 0.0, 1.0)
+            frame = jnp.clip(frame + change, 0.0, 1.0)
         first = ~carry.seen
 
-        structure = nn.relu(self.structure_conv(blurred.astype(self._dtype)))
-        previous = jnp.where(first, blurred, jax.lax.stop_gradient(carry.restored))
+        structure = nn.relu(self.structure_conv(frame.astype(self._dtype)))
+        previous = jnp.where(first, frame, jax.lax.stop_gradient(carry.restored))
         history = jnp.concatenate([window[:, 0], window[:, 1], previous, window[:, 3], window[:, 4]], axis=-1)
         history = nn.relu(self.history_conv(history.astype(self._dtype)))
 
@@ -286,7 +289,7 @@ class MultiTaskUnits(nn.Module):
         moved = warp_blocks(jax.lax.stop_gradient(carry.unit_features), displacement, block=QUARTER)
         units, warped, intermediate = [features], [], []
         if train and coarse is not None:
-            intermediate.append(blurred)
+            intermediate.append(frame)
         for n in range(1, max(cfg.units, 2)):
             # The map behind the last unit feeds nothing; that of a single unit serves only to look at.
             warped.append(self._previous_features(features, moved, displacement, first))
@@ -294,11 +297,11 @@ class MultiTaskUnits(nn.Module):
                 break
             joined = jnp.concatenate([features, warped[-1]], axis=-1)
             if train or self.is_initializing():
-                intermediate.append(self._image(self.deblur[str(n)](joined), blurred))
+                intermediate.append(self._image(self.deblur[str(n)](joined), frame))
             features = self.unit[str(n + 1)](joined)
             units.append(features)
 
-        restored = self._image(self.output_conv(features), blurred)
+        restored = self._image(self.output_conv(features), frame)
         outputs = MultiTaskUnitOutputs(
             restored,
             tuple(intermediate),
@@ -388,9 +391,9 @@ class MultiTaskUnits(nn.Module):
             moved,
         )
 
-    def _image(self, layer_output: Features, blurred: Image) -> Image:
+    def _image(self, layer_output: Features, frame: Image) -> Image:
         image = layer_output.astype(jnp.float32)
-        return image + blurred if self.config.residual else image
+        return image + frame if self.config.residual else image
 
 
 def _check_size(height: Pixels, width: Pixels, multiple: Pixels) -> None:

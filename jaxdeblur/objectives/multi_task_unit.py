@@ -30,7 +30,8 @@ class MultiTaskUnitObjective:
 
     Attributes:
         image_loss: "mse+l1" (released), "l1" (paper) or "psnr" (ours: what is reported, each frame's by itself).
-        intermediate_weight: of the units before the last: of their mean loss (released; the paper sums over them).
+        intermediate_weight: of the units before the last: of their mean loss (released; the paper sums over them). With
+            more than one scale the frame as the coarser one leaves it counts as one of them.
         motion_loss: train the motion layer; without, it keeps its initial values.
         optimizers: "two" (released) or "one" (paper).
         teacher: what LiteFlowNet is fed where the data has no true flow: "released": the bare network on RGB;

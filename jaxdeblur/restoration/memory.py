@@ -51,7 +51,7 @@ class Plan:
         precision: "bfloat16" where the model's own would make more than twice the work of whole frames, and that much
             less; None for the model's own.
         peak_bytes: what it will take at most: on a CPU the process, otherwise the device.
-        reach_px: how far the network looks; None for all of the frame.
+        reach_px: how far the network looks; None for farther than 512 pixels.
         deviation: largest difference that was measured to the whole frame in the model's own precision, in units of
             [0, 1]; 0 where the halo is as wide as the reach.
     """
@@ -70,8 +70,9 @@ class Plan:
         tiles = f"tiles of {self.tiling.width}x{self.tiling.height} with a halo of {halo} pixels{precision}, {peak}"
         if not self.deviation:
             return f"{tiles}; as whole frames"
-        reach = "all of the frame" if self.reach_px is None else f"{self.reach_px} pixels far"
-        return f"{tiles}; the network looks {reach}, and pixels differ from whole frames by up to {self.deviation:.1e}"
+        reach = "more than 512" if self.reach_px is None else self.reach_px
+        beyond = f"pixels differ from whole frames by up to {self.deviation:.1e}"
+        return f"{tiles}; the network looks {reach} pixels far, and {beyond}"
 
 
 def parse_bytes(text: str) -> int:

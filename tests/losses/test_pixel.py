@@ -4,7 +4,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error, summed_squared_error
+from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error, negative_psnr, summed_squared_error
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,12 @@ def test_by_hand():
     np.testing.assert_allclose(mean_absolute_error(image, target), [0.75])
     np.testing.assert_allclose(summed_squared_error(image, target), [1.25])
     np.testing.assert_allclose(summed_squared_error(np.stack([image] * 2), target[None]), [1.25, 1.25])
+    np.testing.assert_allclose(negative_psnr(image, target), np.log10([0.6251]), rtol=1e-5)
+    np.testing.assert_allclose(negative_psnr(image, image, unseen_mse=1e-3), [-3.0], rtol=1e-6)
+    np.testing.assert_allclose(negative_psnr(image[[0, 0]], np.stack([target[0], image[0]])), [-0.20405, -4], rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [mean_squared_error, mean_absolute_error, summed_squared_error])
+@pytest.mark.parametrize("loss", [mean_squared_error, mean_absolute_error, summed_squared_error, negative_psnr])
 def test_gradients_and_dtype(loss):
     rng = np.random.default_rng(1)
     image = rng.uniform(0, 1, (2, 2, 3, 1)).astype(np.float32)

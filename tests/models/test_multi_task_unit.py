@@ -475,8 +475,8 @@ def test_scales_are_the_network_at_smaller_sizes_first(scales, train):
             carries[by], expected = step(weights(), carries[by], window)
             change = expected.restored - blurred
         assert_equal(outputs[t]._replace(intermediate=()), expected._replace(intermediate=()), atol=1e-5)
-        if train:
-            assert_equal(outputs[t].intermediate, (window[:, 2], *expected.intermediate), atol=1e-5)
+        found = (window[:, 2], *expected.intermediate) if train else ()
+        assert_equal(outputs[t].intermediate, found, atol=1e-5)
 
 
 def test_scales_share_the_parameters_and_want_sizes_that_halve():

@@ -186,8 +186,8 @@ def test_restored_frames_of_both_steps_match_the_released_training():
 HEIGHT, WIDTH, TIME = 16, 20, 2
 
 
-def small(units=2):
-    return MultiTaskUnits(MultiTaskUnitConfig(units, channels=4, residual_blocks=1, match_radius=2))
+def small(units=2, **options):
+    return MultiTaskUnits(MultiTaskUnitConfig(units, channels=4, residual_blocks=1, match_radius=2, **options))
 
 
 @functools.cache
@@ -227,22 +227,28 @@ def train(objective, batch, optimizers, *, calls=1, ema=False, **options):
     return states, jax.device_get(metrics)
 
 
-step_of_three = jax.jit(functools.partial(small(3).apply, method="step", train=True))
-
-
 @pytest.mark.parametrize(
-    "options", [{}, {"image_loss": "l1"}, {"image_loss": "psnr"}, {"intermediate_weight": 0.5}, {"motion_loss": False}]
+    ("options", "units", "scales"),
+    [
+        ({}, 3, 1),
+        ({"image_loss": "l1"}, 3, 1),
+        ({"image_loss": "psnr"}, 3, 1),
+        ({"intermediate_weight": 0.5}, 3, 1),
+        ({"motion_loss": False}, 3, 1),
+        ({"motion_loss": False}, 1, 2),  # what comes before the last unit is then the frame from the coarser scale
+    ],
 )
-def test_losses_equal_their_formulas(options):
-    model = small(3)
-    batch = a_batch()
+def test_losses_equal_their_formulas(options, units, scales):
+    model = small(units, scales=scales)
+    batch = {name: values[:, :, :, :16] for name, values in a_batch().items()}
     objective = MultiTaskUnitObjective(model, TIME, **options)
     prepared = objective.prepare(batch, {})
     losses, _, carry, terms = jax.jit(objective.losses)(
-        parameters(3), {}, prepared, objective.init_carry(prepared), jnp.asarray(1), jax.random.key(0)
+        parameters(units), {}, prepared, objective.init_carry(prepared), jnp.asarray(1), jax.random.key(0)
     )
     window = batch["blurred"][:, 1:6]
-    expected_carry, outputs = step_of_three({"params": parameters(3)}, model.init_carry(4, HEIGHT, WIDTH), window)
+    step = jax.jit(functools.partial(model.apply, method="step", train=True))
+    expected_carry, outputs = step({"params": parameters(units)}, model.init_carry(4, HEIGHT, 16), window)
     sharp = batch["sharp"][:, 1].astype(np.float64)
 
     def image(restored):
@@ -253,7 +259,7 @@ def test_losses_equal_their_formulas(options):
         return squares + np.mean(np.abs(difference))
 
     intermediate = options.get("intermediate_weight", 0.1) * np.mean([image(x) for x in outputs.intermediate])
-    assert len(outputs.intermediate) == 2
+    assert len(outputs.intermediate) == units + scales - 2
     np.testing.assert_allclose(terms["image"], image(outputs.restored), rtol=1e-5)
     np.testing.assert_allclose(terms["intermediate"], intermediate, rtol=1e-5)
     np.testing.assert_allclose(losses["deblur"], image(outputs.restored) + intermediate, rtol=1e-5)

@@ -28,8 +28,8 @@ def test_real_frames_get_nearer_to_the_truth():
     blurred, sharp = frames("blur"), frames("sharp")
     restored = jaxdeblur.restore(blurred)
     gain_db, gain_ssim = scores(restored, sharp) - scores(blurred, sharp)
-    assert gain_db > 0.4
-    assert gain_ssim > 0.01
+    assert gain_db > 0.9
+    assert gain_ssim > 0.02
     # No shift of colours: the mean stays.
     np.testing.assert_allclose(restored.mean((0, 1, 2)), blurred.mean((0, 1, 2)), atol=1.0)
 

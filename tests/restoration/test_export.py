@@ -91,6 +91,7 @@ def test_one_compilation_per_size(tiny):
     [
         ("mtu2", MTU),
         ("deblurgan", {"width": 0.1, "blocks": 1}),
+        ("mtu1", {**MTU, "scales": 3}),
         *(
             pytest.param(name, options, marks=pytest.mark.slow)
             for name, options in (

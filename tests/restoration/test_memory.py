@@ -81,7 +81,9 @@ def test_how_far_tiles_differ_is_said_where_a_network_sees_everything():
     found = plan(SeesAll(), {}, frames, budget_bytes=whole - 2**21, may_narrow=False)
     assert found.reach_px is None
     assert found.deviation > 1e-3
-    assert f"looks all of the frame, and pixels differ from whole frames by up to {found.deviation:.1e}" in str(found)
+    assert f"looks more than 512 pixels far, and pixels differ from whole frames by up to {found.deviation:.1e}" in str(
+        found
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,7 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-def test_budgets_are_kept(tmp_path):
+def test_budgets_are_kept(tmp_path, monkeypatch):
     """A process of its own each; `benchmarks.video memory` has larger frames, in tiles."""
     if not os.path.exists("/proc/self/status"):
         pytest.skip("needs Linux's /proc")
@@ -163,6 +165,7 @@ def test_budgets_are_kept(tmp_path):
     pattern = np.random.default_rng(0).integers(0, 256, (135, 240, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     write_video_file(tmp_path / "in.mp4", np.stack([np.roll(pattern, 3 * number, 1) for number in range(26)]))
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # of the tests: here the command keeps its own
     ways, budget = [], "2G"
     for share in (0.9, 0.9, 0.0):  # of what the run before has planned, for the one after it
         command = ["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), f"--checkpoint={tmp_path / 'model'}"]
@@ -181,3 +184,4 @@ def test_budgets_are_kept(tmp_path):
         assert 0.9 * planned < taken < 1.1 * planned, (budget, taken / 2**30, done.stderr)
         budget = f"{int(share * planned)}"
     assert ways == [False, True, True]
+    assert list((tmp_path / "jaxdeblur").iterdir())  # what was compiled

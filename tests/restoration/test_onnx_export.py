@@ -51,6 +51,7 @@ def by_hand(onnxruntime, path, frames, model):
     [
         ("mtu2", MTU),
         ("dbn", {"width": 0.1}),
+        pytest.param("mtu1", {**MTU, "scales": 3}, marks=pytest.mark.slow),
         pytest.param("deblurgan", {"width": 0.1, "blocks": 1}, marks=pytest.mark.slow),
         pytest.param("vdflow", {"width": 0.05}, marks=pytest.mark.slow),
         pytest.param(
