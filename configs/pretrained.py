@@ -4,13 +4,13 @@
     python train.py --config=configs/pretrained.py --config.data.scenes.photographs=PHOTOGRAPHS \\
         --config.initial.checkpoint=default --workdir=runs/further         goes on from the weights of the package
 
-PHOTOGRAPHS is a folder of sharp photographs, at least 320 pixels high and wide; docs/model_card.md lists those that
+PHOTOGRAPHS is a folder of sharp photographs, at least 392 pixels high and wide; docs/model_card.md lists those that
 were used. Without one all textures are drawn. The card also says what has been run, for how long, and what it scores.
 Variant (after the colon):
     smoke    some updates of a tiny network: shows that everything runs
 
 Scenes are what real pairs are: layers of photographs, some drawn, seen sharp or from nearer and softer, under camera
-shake with moving objects in front, some still; exposures from two fifths of a frame's time to all of it, sums of light
+shake with moving objects in front, some still; exposures from half of a frame's time to all of it, sums of light
 (a sensor's) or means of encoded values (as in data sets that average a video's frames); noise; then H.264 or JPEG; some
 cut off where a clip would begin or end.
 
@@ -54,15 +54,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "scenes"
     config.data.note = ""
-    config.data.batch_size = 8
+    config.data.batch_size = 4
     config.data.frames = 3
-    config.data.crop_px = 112
+    config.data.crop_px = 160
     config.data.scenes = ConfigDict()
     config.data.scenes.sub_frames = 40
     config.data.scenes.max_speed_px = 40.0
-    config.data.scenes.min_speed_share = 0.3
+    config.data.scenes.min_speed_share = 0.6
     config.data.scenes.still_share = 0.02
-    config.data.scenes.min_duty = 0.4
+    config.data.scenes.min_duty = 0.5
     config.data.scenes.max_shot_noise = 1.5e-4
     config.data.scenes.max_read_noise = 6e-4
     config.data.scenes.encoded_share = 0.4
@@ -85,7 +85,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.scenes.test_seed = 1_000_002
 
     config.optimizer = ConfigDict()
-    config.optimizer.learning_rates = ConfigDict({"deblur": 2.5e-4})
+    config.optimizer.learning_rates = ConfigDict({"deblur": 2e-4})
     config.optimizer.schedule = "cosine"
     config.optimizer.boundaries = ()
     config.optimizer.factor = 1.0
