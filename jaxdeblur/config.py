@@ -586,8 +586,16 @@ def _scene_batches(
             f"data.scenes.ends_share is {ends_share}; expected 0, since for frames beyond its first and last "
             f"{config.model.name} takes others than these"
         )
+    render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future, ends_share=ends_share)
+
+    def without_motion(seed: int, first_index: int) -> Batch:
+        batch = render(seed, first_index)
+        return {"blurred": batch["blurred"], "sharp": batch["sharp"]}
+
+    # What nobody reads would be more than half of what the clips that are kept take.
+    unread = isinstance(objective, MultiTaskUnitObjective) and not objective.motion_loss
     return scene_batches(
-        _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future, ends_share=ends_share),
+        without_motion if unread else render,
         seed=_held_out_seed(config, "validation") if held_out else config.seed,
         batch_size=config.data.batch_size,
         distinct_clips=scenes.distinct_clips,

@@ -367,6 +367,18 @@ def test_scene_batches_depend_on_their_number_and_on_no_device_count():
     jax.tree.map(np.testing.assert_array_equal, dict(again), dict(expected))
 
 
+@pytest.mark.parametrize("motion_loss", [False, True])
+def test_motion_that_nobody_reads_is_not_kept(monkeypatch, motion_loss):
+    clips = {"blurred": np.zeros((2, 7, 32, 32, 3)), "sharp": np.zeros((2, 3, 32, 32, 3))}
+    motion = {"flow_cur_to_prev": np.zeros((2, 3, 32, 32, 2)), "valid_cur_to_prev": np.ones((2, 3, 32, 32), bool)}
+    monkeypatch.setattr(parts, "_scene_renderer", lambda *_, **__: lambda *_: clips | motion)
+    config = load("smoke", "pretrained")
+    config.objective.motion_loss = motion_loss
+    turns = parts.build_turns(config, parts.build_model(config))
+    batch = next(parts.training_batches(config, turns, make_mesh(jax.devices()[:1]))(0))
+    assert set(batch) == set(clips | motion if motion_loss else clips)
+
+
 def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplog):
     config = parts.resolve(load("smoke", "svrnn"))
     config.initial.flow_workdir = str(tmp_path / "none")
