@@ -25,3 +25,14 @@ def test_the_line_says_how_much_of_the_time_there_was_no_batch(monkeypatch, caps
     first, second = capsys.readouterr().out.strip().splitlines()
     assert "2.0 images/s  25% waiting for input" in first
     assert "2.0 images/s  0% waiting for input" in second
+
+
+def test_no_time_is_left_where_a_batch_ends_beyond_the_last_step(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(loop.time, "monotonic", clock)
+    with loop._Line(10, 0, show=True) as line:
+        for step in (6, 9, 12):
+            clock.now += 3.0
+            line.say(step, {"loss_total": 0.5}, line.advance(step, 3, {"loss_total": 0.5}))
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert [text.rpartition("  ")[2] for text in printed[1:]] == ["0:01 left", "0:00 left"]
