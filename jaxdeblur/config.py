@@ -589,8 +589,8 @@ def _scene_batches(
     render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future, ends_share=ends_share)
 
     def without_motion(seed: int, first_index: int) -> Batch:
-        batch = render(seed, first_index)
-        return {"blurred": batch["blurred"], "sharp": batch["sharp"]}
+        batch = render(seed, first_index).items()
+        return {name: values for name, values in batch if not name.startswith(("flow", "valid"))}  # type: ignore[return-value]
 
     # What nobody reads would be more than half of what the clips that are kept take.
     unread = isinstance(objective, MultiTaskUnitObjective) and not objective.motion_loss
