@@ -471,11 +471,14 @@ def _batches_in_turns(
                 continue
             if "clips" not in iterators:
                 iterators["clips"] = clips(number - before)
-            batch = next(iterators["clips"])
-            # Without the truth that rendered scenes have in any case.
-            yield {name: values for name, values in batch.items() if name in ("blurred", "sharp")}  # type: ignore[misc]
+            yield _without_motion(next(iterators["clips"]))
 
     return batches
+
+
+def _without_motion(batch: Batch) -> Batch:
+    """A batch without the true motion, which rendered scenes have in any case."""
+    return {name: values for name, values in batch.items() if not name.startswith(("flow", "valid"))}  # type: ignore[return-value]
 
 
 def _half_labelled_batches(
@@ -587,15 +590,10 @@ def _scene_batches(
             f"{config.model.name} takes others than these"
         )
     render = _scene_renderer(config, mesh, frames=config.data.frames, past=past, future=future, ends_share=ends_share)
-
-    def without_motion(seed: int, first_index: int) -> Batch:
-        batch = render(seed, first_index).items()
-        return {name: values for name, values in batch if not name.startswith(("flow", "valid"))}  # type: ignore[return-value]
-
     # What nobody reads would be more than half of what the clips that are kept take.
     unread = isinstance(objective, MultiTaskUnitObjective) and not objective.motion_loss
     return scene_batches(
-        without_motion if unread else render,
+        (lambda *numbers: _without_motion(render(*numbers))) if unread else render,
         seed=_held_out_seed(config, "validation") if held_out else config.seed,
         batch_size=config.data.batch_size,
         distinct_clips=scenes.distinct_clips,

@@ -261,7 +261,7 @@ class _Line:
         if self._start is None:  # the first interval holds the compilation
             self._start, self._first_step = now, step
             left_s = math.nan
-        else:  # a batch's last update may be one beyond the last that was asked for
+        else:  # a batch is used up, which may be beyond the last step
             left_s = (now - self._start) / (step - self._first_step) * max(0, self._steps - step)
         self._last, self._waited_s = now, 0.0
         text = f"{_main_loss(values)} {rate:.1f} images/s, {waited:.0%} waiting for input"
