@@ -32,6 +32,7 @@ from jaxdeblur.checkpoint import (
     load_flow_network,
     load_model,
 )
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import StrPath, replacing
 from jaxdeblur.data.scenes import SceneConfig, batch_renderer, scene_batches
 from jaxdeblur.data.unlabelled import (
@@ -325,7 +326,7 @@ def fitting_crop_px(windows: Sequence[UnlabelledWindow], crop_px: int, multiple:
 
 def _estimate(objective: ReblurObjective, crops: np.ndarray) -> Callable[[TunedParams, PyTree], list[Estimated]]:
     """(params, statistics) -> what the networks make of every crop, one after another for memory's sake."""
-    run = jax.jit(functools.partial(objective.estimate, train=False))
+    run = jit(functools.partial(objective.estimate, train=False))
     return lambda params, statistics: [run(params, statistics, crop[None])[0] for crop in crops]
 
 
@@ -333,7 +334,7 @@ def _reblur_psnr_db(objective: ReblurObjective, each: Sequence[Estimated]) -> fl
     return to_psnr_db([_error(objective, found) for found in each])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(static_argnums=0)
 def _error(objective: ReblurObjective, found: Estimated) -> jax.Array:
     return objective.reblur_error(found)
 

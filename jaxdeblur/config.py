@@ -43,6 +43,7 @@ from jaxdeblur.checkpoint import (
     load_config,
     load_model,
 )
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.compression import Compression, compressed
 from jaxdeblur.data.flow_pairs import (
@@ -565,7 +566,7 @@ def reblur_error(
     """State -> how well the unlabelled clips of a run's first batches are reblurred, by running statistics."""
     kept: list[jax.Array] = []
 
-    @jax.jit
+    @jit
     def errors(state: TrainState, clips: jax.Array) -> jax.Array:
         found, _ = objective.estimate(state.params, state.statistics, scaled_bytes(clips), train=False)
         return objective.reblur_error(found)
@@ -671,7 +672,7 @@ def _video_folder_batches(
             past=past,
         )
 
-    to_float = jax.jit(to_float)
+    to_float = jit(to_float)
 
     def video_folder(first: int) -> Iterator[Batch]:
         batches = video_folder_batches(
@@ -695,7 +696,7 @@ def held_out_loss(config: ConfigDict, turns: Turns, mesh: Mesh) -> Callable[[Tra
     """State -> the loss, on a few fixed batches of the validation data, of the branch whose turn it just was."""
     batches = training_batches(config, turns, mesh, held_out=True)
     kept: dict[Any, list[Batch]] = {}
-    loss_of = {objective: jax.jit(objective.held_out_loss) for objective in turns.objectives}  # type: ignore[attr-defined]
+    loss_of = {objective: jit(objective.held_out_loss) for objective in turns.objectives}  # type: ignore[attr-defined]
 
     def loss(state: TrainState) -> float:
         objective = turns.at(int(state.step) - 1)

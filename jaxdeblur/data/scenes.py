@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Integer, UInt8
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_rgb_u8, write_image
 from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
 from jaxdeblur.ops.resample import resize_bilinear, sample_bilinear
@@ -306,9 +307,7 @@ def batch_renderer(
         chosen = choose_from * jnp.arange(share) + jnp.argmax(worth, axis=1)
         return jax.tree.map(lambda values: values[chosen], batch)
 
-    sharded = jax.jit(
-        jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(axis), check_vma=False)
-    )
+    sharded = jit(jax.shard_map(render_share, mesh=mesh, in_specs=(P(), P(), P()), out_specs=P(axis), check_vma=False))
     return lambda seed, first_index: sharded(np.int32(seed), np.int32(first_index), photographs)
 
 
@@ -336,9 +335,7 @@ def clip_cutter(mesh: Mesh, *, share: float, past: int) -> Callable[[Batch, int,
         keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), _ENDS_STREAM))(indices)
         return jax.vmap(functools.partial(_with_ends, share=share, past=past))(keys, batch)
 
-    sharded = jax.jit(
-        jax.shard_map(cut_share, mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False)
-    )
+    sharded = jit(jax.shard_map(cut_share, mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False))
     return lambda batch, seed, first_index: sharded(batch, np.int32(seed), np.int32(first_index))
 
 
@@ -387,11 +384,11 @@ def scene_batches(
     def converted(batch: Batch, convert: Callable[[jax.Array], jax.Array]) -> Batch:
         return {**batch, **{name: convert(batch[name]) for name in ("blurred", "sharp")}}  # type: ignore[typeddict-item]
 
-    @jax.jit
+    @jit
     def with_bytes(batch: Batch) -> Batch:
         return converted(batch, lambda values: jnp.rint(255 * values).astype(jnp.uint8))
 
-    @functools.partial(jax.jit, static_argnums=1)
+    @jit(static_argnums=1)
     def with_values(batch: Batch, symmetry: int) -> Batch:
         return converted(turned(batch, symmetry) if symmetry else batch, _values_of_levels)
 
@@ -1237,7 +1234,7 @@ def write_video_folder(
             _write_clip(clip_folder, _render_clip_jit(scene_key(seed, index), config, photographs=photographs))
 
 
-_render_clip_jit = jax.jit(render_clip, static_argnames=("config", "past", "future"))
+_render_clip_jit = jit(render_clip, static_argnames=("config", "past", "future"))
 
 
 def _write_clip(clip_folder: Path, batch: Batch) -> None:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import ImageFile, StrPath, to_u8, write_image
 from jaxdeblur.data.video_folder import SIDES, alike, read_frames
 from jaxdeblur.ops.colour import Gamma, from_light, to_light
@@ -107,7 +108,7 @@ TwoWayFlow = Callable[[Array, Array], tuple[Array, Array]]
 def flow_of_network(flow_net: nn.Module, variables: Variables) -> TwoWayFlow:
     """The flows that a network of this package estimates."""
 
-    @jax.jit
+    @jit
     def flows(image_0: Array, image_1: Array) -> tuple[Array, Array]:
         return flow_net.apply(variables, image_0, image_1), flow_net.apply(variables, image_1, image_0)  # type: ignore[return-value]
 
@@ -204,7 +205,7 @@ def _between(frame: _Frame, following: _Frame, places: list[int], synthesis: Syn
     return np.asarray(_sum_between(frame.unit(), following.unit(), *frame.flows, times, synthesis.gamma)[0])
 
 
-@functools.partial(jax.jit, static_argnames="gamma")
+@jit(static_argnames="gamma")
 def _sum_between(
     image_0: Array, image_1: Array, flow_0to1: Array, flow_1to0: Array, times: Array, gamma: Gamma
 ) -> Array:

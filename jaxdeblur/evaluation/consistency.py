@@ -1,7 +1,6 @@
 """Flicker: how much a restored video changes along its own motion, where what is seen stays in sight."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.ops.warp import points_inside, warp_backward
 from jaxdeblur.types import Flow, Image, Mask, Scalars, Variables
 
@@ -103,7 +103,7 @@ def mean_consistency(scores: list[ConsistencyScore]) -> ConsistencyScore:
     return ConsistencyScore("mean", sum(score.pairs for score in scores), *means)
 
 
-@functools.partial(jax.jit, static_argnames="flow_net")
+@jit(static_argnames="flow_net")
 def _errors_of_pair(flow_net: Any, variables: Variables, current: jax.Array, following: jax.Array) -> jax.Array:
     """(3,) for images (3, H, W, 3): blurred, restored, sharp."""
     sharp = current[2:], following[2:]

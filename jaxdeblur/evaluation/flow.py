@@ -1,7 +1,6 @@
 """Scores a flow network on pairs with true flow: end-point error and outliers, scene by scene, and pictures."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.evaluation import tables
 from jaxdeblur.evaluation.pictures import stack, strip, write_picture
 from jaxdeblur.losses.flow import end_point_error
@@ -146,7 +146,7 @@ def _mean(name: str, scores: Sequence[FlowScore]) -> FlowScore:
     return FlowScore(name, None, sum(pixels), **means)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@jit(static_argnames="model")
 def _flow_of_window(model: Any, variables: Variables, window: Array) -> Flow:
     padded, size = pad_to_multiple(
         window.astype(jnp.float32)[None] / jnp.float32(255), model.size_multiple, model.padding
@@ -155,13 +155,13 @@ def _flow_of_window(model: Any, variables: Variables, window: Array) -> Flow:
     return unpad(flow_to_next, size)[0]
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@jit(static_argnames="model")
 def _flow_of_pair(model: Any, variables: Variables, image_1: Array, image_0: Array) -> Flow:
     image_1, image_0 = (image.astype(jnp.float32)[None] / jnp.float32(255) for image in (image_1, image_0))
     return model.apply(variables, image_1, image_0)[0]
 
 
-@jax.jit
+@jit
 def _sums(flow: Flow, true_flow: Flow, valid: Mask) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Number of valid pixels, sum of their errors in pixels, number of outliers among them."""
     true_flow = jnp.where(valid[..., None], true_flow, 0.0)
@@ -170,7 +170,7 @@ def _sums(flow: Flow, true_flow: Flow, valid: Mask) -> tuple[jax.Array, jax.Arra
     return jnp.sum(valid, dtype=jnp.float32), jnp.sum(error_px), jnp.sum(outlier & valid, dtype=jnp.float32)
 
 
-@jax.jit
+@jit
 def _levels(flow: Flow, image_1: Array, image_0: Array, true_flow: Flow, valid: Mask) -> tuple[jax.Array, ...]:
     """Mean absolute differences to image 1: of image 0, warped by the truth, warped by the flow."""
     true_flow = jnp.where(valid[..., None], true_flow, 0.0)

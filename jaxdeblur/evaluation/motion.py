@@ -1,14 +1,13 @@
 """How well the motion a model estimates on its own, while it deblurs, aligns the sharp frames."""
 
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.evaluation.protocols import motion_accuracy
 from jaxdeblur.evaluation.scores import MAX_PSNR_DB, EvaluationClip
@@ -53,7 +52,7 @@ def _clip_scores(clip: EvaluationClip, model: MultiTaskUnits, variables: Variabl
         previous = sharp
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@jit(static_argnames="model")
 def _step(model: Any, variables: Variables, carry: PyTree, window: Array) -> tuple[PyTree, Displacement]:
     carry, outputs = model.apply(variables, carry, jnp.asarray(window), method="step")
     return carry, outputs.displacement_cur_to_prev[0]

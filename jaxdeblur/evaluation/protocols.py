@@ -7,13 +7,13 @@ pair of frames `docs/protocols.md` shows what each prints.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.video_folder import DVD_TEST_VIDEOS
 from jaxdeblur.ops.filters import correlate_axis, gaussian_taps
 from jaxdeblur.ops.quality import GAUSSIAN_11, psnr_db, ssim, structural_similarity, window_mean
@@ -30,7 +30,7 @@ def round_u8(image: Image) -> Image:
     return jnp.round(jnp.clip(jnp.asarray(image, jnp.float32), 0.0, 1.0) * 255) / 255
 
 
-@jax.jit
+@jit
 def common(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     """What most of the field reports: 8-bit RGB, no border cut; PSNR over all values, SSIM per channel with the 11 x 11
     Gaussian window."""
@@ -38,7 +38,7 @@ def common(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     return psnr_db(restored, sharp), ssim(restored, sharp)
 
 
-@jax.jit
+@jit
 def mtu_inloop(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     """The multi-task units' Python evaluation: floats, not rounded; SSIM with a 7 x 7 uniform window and sample
     covariance, a border of 3 pixels left out."""
@@ -50,7 +50,7 @@ def _uniform_ssim(image: jax.Array, reference: jax.Array) -> jax.Array:
     return structural_similarity(image, reference, window_mean(np.full(7, 1 / 7)), covariance_scale=49 / 48)
 
 
-@jax.jit
+@jit
 def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     """The multi-task units' MATLAB script as shipped: 8-bit RGB; its SSIM takes the frame for a volume and filters
     along the colour axis, too (Gaussian, sigma 1.5, 11 taps, repeated border), and is higher than a per-channel one."""
@@ -66,7 +66,7 @@ def mtu_matlab(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     return psnr_db(restored, sharp), jnp.mean(structural_similarity(restored, sharp, mean))
 
 
-@jax.jit
+@jit
 def estrnn(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     """ESTRNN's test script: 8-bit RGB, the restored values cut down to whole ones where others round; PSNR over all
     values, SSIM per channel with the 11 x 11 Gaussian window on the valid region."""
@@ -76,7 +76,7 @@ def estrnn(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     return psnr_db(restored, sharp), ssim(restored, sharp)
 
 
-@jax.jit
+@jit
 def cdvd(restored: Image, sharp: Image) -> tuple[Scalars, Scalars]:
     """CDVD-TSP's inference script: 8-bit RGB, 4 pixels cut on each side, then PSNR over all values and SSIM per channel
     with the 11 x 11 Gaussian window on the valid region."""
@@ -123,7 +123,7 @@ def align_and_score(restored: Image, sharp: Image) -> tuple[float, float, tuple[
     return psnr, float(jnp.mean(maps)), (rows, columns)
 
 
-@partial(jax.jit, static_argnames="quarter")
+@jit(static_argnames="quarter")
 def motion_accuracy(
     displacement_cur_to_prev: Displacement,
     sharp_previous: Image,

@@ -2,6 +2,8 @@
 
 "SAME" pads strided convolutions on one side only and shifts everything by a pixel against the papers' networks; these
 layers pad both sides alike, as the networks' definitions do.
+
+float32 means float32 on every device: see `product_precision`.
 """
 
 from collections.abc import Callable
@@ -16,6 +18,18 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jaxdeblur.types import Features
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def product_precision(dtype: Any) -> jax.lax.Precision | None:
+    """How products of values of that type are to be computed: of float32 values, as float32 ones.
+
+    Left to themselves, NVIDIA GPUs round the factors to TF32 and TPUs to bfloat16. Whoever wants that speed asks JAX
+    for it (`JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32`, or `jax.default_matmul_precision`), and is obeyed here.
+    Narrower types are multiplied as they are.
+    """
+    if jnp.dtype(dtype) != jnp.float32 or jax.config.jax_default_matmul_precision is not None:
+        return None
+    return jax.lax.Precision.HIGHEST
 
 
 class Conv(nn.Module):
@@ -57,6 +71,7 @@ class Conv(nn.Module):
             rhs_dilation=(self.dilation, self.dilation),
             dimension_numbers=DIMENSIONS,
             feature_group_count=self.groups,
+            precision=product_precision(x.dtype),
         )
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
@@ -102,6 +117,7 @@ class ConvTranspose(nn.Module):
                 [pad_rows, pad_columns],
                 dimension_numbers=DIMENSIONS,
                 feature_group_count=self.groups,
+                precision=product_precision(x.dtype),
             )
             for first_row, pad_rows in _PARITY_TAPS[size]
             for first_column, pad_columns in _PARITY_TAPS[size]

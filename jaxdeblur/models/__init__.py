@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.flow_nets.flownet2 import FlowNet2, FlowNetC, FlowNetSD
 from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH, FlowNetBase, FlowNetConfig, FlowNetS
 from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
@@ -104,10 +105,7 @@ def initial_variables(key: jax.Array, model: Any) -> Variables:
     Compiled in one go and without optimising: op by op, or optimised, the random numbers of a network of two hundred
     layers take a minute to compile and a second to draw.
     """
-    inputs = example_inputs(model)
-    lowered = jax.jit(model.init).lower(key, *inputs)
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    return lowered.compile(compiler_options=options)(key, *inputs)
+    return jit(model.init, optimized=False)(key, *example_inputs(model))
 
 
 def is_flow_network(model: Any) -> bool:

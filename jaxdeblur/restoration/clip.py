@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.ops.resample import unpad
 from jaxdeblur.restoration.steps import TiledFrames, Tiling, WholeFrames, to_model
@@ -194,7 +195,7 @@ def check_restorer(model: Any) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@jit(static_argnames=("model",))
 def _pictures(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     padded, size = to_model(model, window)
     # Of a plain dictionary JAX would sort the names.

@@ -5,12 +5,11 @@ sharp a frame is shows without a truth: in a sharp picture the finest detail is 
 its size, or stronger; in a blurred one it is far weaker, at least in the direction of the blur.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.ops.sharpness import detail_strengths
 from jaxdeblur.types import Array
 
@@ -90,7 +89,7 @@ def _blocks(frame: np.ndarray) -> np.ndarray:
     return some.swapaxes(1, 2).reshape(-1, _BLOCK_PX, _BLOCK_PX, 3)
 
 
-@functools.partial(jax.jit, static_argnames=("largest",))
+@jit(static_argnames=("largest",))
 def _share(blurred: Array, restored: Array, largest: int) -> jax.Array:
     fine, coarse = _strengths(blurred, largest)
     fine_after, _ = _strengths(restored, largest)

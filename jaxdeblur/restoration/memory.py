@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.restoration.steps import BLEND_PX, Tiling, home, start, step, step_tile, tile_spans, to_model
 from jaxdeblur.types import Array, Variables
 
@@ -223,7 +224,7 @@ def reach_px(model: Any, variables: Variables) -> int | None:
     return None if first == 0 or last == width - 1 else max(poisoned - first, last - poisoned + 1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "column"))
+@jit(static_argnames=("model", "column"))
 def _touched(model: Any, variables: Variables, window: tuple[Array, ...], column: int) -> jax.Array:
     """Which columns are no numbers after a step, if one column before it is none."""
     clip, _ = to_model(model, window)

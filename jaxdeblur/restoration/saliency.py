@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.clips import frame_windows
 from jaxdeblur.data.image_io import StrPath
 from jaxdeblur.data.unlabelled import stacked
@@ -57,7 +58,7 @@ def saliency_sheet(
     Args:
         window: (past + n + future, H, W, 3) around the frame, as `saliency` has it.
     """
-    run = jax.jit(functools.partial(saliency, model))
+    run = jit(functools.partial(saliency, model))
     at = len(window) - 1 - model.future_frames
     maps = {name: np.asarray(run(variables, window[None], region=region))[0, at] for name, variables in each.items()}
     scale = max(float(np.percentile(np.abs(np.stack(list(maps.values()))), 99.5)), 1e-12)

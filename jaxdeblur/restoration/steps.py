@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
 from jaxdeblur.types import Array, Border, PyTree, Variables
 
@@ -263,7 +264,7 @@ def home(variables: Variables) -> Any:
     return next((leaf.sharding for leaf in jax.tree.leaves(variables) if isinstance(leaf, jax.Array)), alone)
 
 
-@functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("carry",))
+@jit(static_argnames=("model",), donate_argnames=("carry",))
 def step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array]:
     """One frame: integers to [0, 1], padding, the model, and all of that back."""
     dtype = window[0].dtype
@@ -275,14 +276,14 @@ def step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Arra
     return carry, restored.astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@jit(static_argnames=("model",))
 def step_tile(model: Any, variables: Variables, carry: PyTree, window: tuple[Array, ...]) -> tuple[PyTree, jax.Array]:
     """One tile: as `step`, but in float32 and not limited to [0, 1] yet, since tiles are blended."""
     carry, outputs = model.apply(variables, carry, to_model(model, window)[0], method="step")
     return carry, outputs.restored[0].astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@jit(static_argnames=("model",))
 def start(model: Any, variables: Variables, window: tuple[Array, ...]) -> PyTree:
     """The model's carry before the first frame."""
     return model.apply(variables, to_model(model, window)[0], method="start")

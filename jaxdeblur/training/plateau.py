@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax.contrib
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.types import PyTree
 
 
@@ -58,6 +59,6 @@ class Plateau:
         )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(static_argnums=0)
 def _after(plateau: Plateau, state: PyTree, loss: jax.Array) -> PyTree:
     return plateau._transformation.update(jnp.zeros(()), state, value=loss)[1]

@@ -1,6 +1,5 @@
 """The train step: the optimiser updates a batch gives, one compiled function called for each."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxdeblur.compilation import jit
 from jaxdeblur.objectives import Objective
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import along_batch
@@ -102,7 +102,7 @@ def make_train_step(
         ((grads, metrics), statistics), carry = jax.lax.scan(body, (zeros, statistics), parts, unroll=True)
         return grads, statistics, carry, metrics
 
-    @jax.jit
+    @jit
     def begin(batch: Batch, frozen: PyTree) -> tuple[PyTree, PyTree]:
         prepared = objective.prepare(batch, frozen)
         carry = objective.init_carry(prepared)
@@ -110,7 +110,7 @@ def make_train_step(
             prepared, carry = jax.tree.map(lambda x: _split(x, microbatches), (prepared, carry))
         return split(prepared), split(carry)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 2))
+    @jit(donate_argnums=(0, 2))
     def update(state: TrainState, prepared: PyTree, carry: PyTree, t: jax.Array) -> tuple[TrainState, PyTree, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         grads, statistics, carry, metrics = accumulated(state.params, state.statistics, prepared, carry, t, key)
@@ -129,7 +129,7 @@ def make_train_step(
         state = TrainState(state.step + 1, params, optimizer, ema, state.key_data, statistics, state.plateaus)
         return whole(state), split(carry), whole(metrics)
 
-    @jax.jit
+    @jit
     def gather(metrics: list[Metrics]) -> Metrics:
         return jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 

@@ -1,0 +1,187 @@
+"""Compiled programs: their options, the precision of their products, and their values beside those of single ops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdeblur import compilation, create_model
+from jaxdeblur.layers.conv import Conv
+from jaxdeblur.models import example_inputs, initial_variables, is_flow_network
+
+SMALL = {
+    "mtu2": {"channels": 8, "residual_blocks": 1},
+    "cdvd_tsp": {"channels": 8, "residual_blocks": 1, "flow_width": 0.1},
+    "svrnn": {"width": 0.25},
+    "vdflow": {"width": 0.125},
+    "dbn": {"width": 0.125},
+    "deblurgan": {"width": 0.125, "blocks": 1},
+    "pwcnet": {"width": 0.25},
+    "flownet2s_small": {"width": 0.125},
+}
+"""Narrow networks of every kind, with what makes them narrow."""
+
+
+@functools.cache
+def small(name, **options):
+    model = create_model(name, **SMALL[name], **options)
+    return model, initial_variables(jax.random.key(0), model)
+
+
+def inputs(model, height, width, frames=3):
+    """Smooth pictures, padded as the model wants them: a clip, or two images."""
+    size = [-(-side // model.size_multiple) * model.size_multiple for side in (height, width)]
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    t = np.arange(frames, dtype=np.float32)[:, None, None, None]
+    waves = np.sin((x[..., None] - 2 * t) / 5 + np.arange(3)) * np.cos((y[..., None] + t) / 7 + np.arange(3))
+    clip = jnp.asarray(0.5 + 0.4 * waves, jnp.float32)[None]
+    return (clip[:, 0], clip[:, 1]) if is_flow_network(model) else (clip,)
+
+
+def value_and_gradients(model):
+    """(variables, *inputs) -> what the model makes of them, and the gradients of its mean square."""
+
+    def loss(params, rest, *arguments):
+        made = model.apply({**rest, "params": params}, *arguments)
+        return jnp.mean(jnp.square(made)), made
+
+    def run(variables, *arguments):
+        params, rest = variables["params"], {name: v for name, v in variables.items() if name != "params"}
+        (_, made), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest, *arguments)
+        return made, gradients
+
+    return run
+
+
+def largest_deviation(found, expected):
+    """Of any array, beside its largest value; arrays of gradients next to nothing count beside the largest of all."""
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
+    floor = 1e-3 * max(np.abs(want).max() for _, want in pairs)
+    return max(np.abs(have - want).max() / max(np.abs(want).max(), floor) for have, want in pairs)
+
+
+def test_a_program_has_none_of_the_convolutions_that_go_wrong():
+    x = jnp.ones((1, 24, 24, 32))
+    layer = Conv(32, 3)
+    variables = layer.init(jax.random.key(0), x)
+    assert "ynn" not in compilation.jit(layer.apply).lower(variables, x).compile().as_text()
+
+
+def test_options_are_those_that_the_installed_compiler_knows():
+    options = compilation.compiler_options(optimized=False)
+    assert options.pop("xla_backend_optimization_level") == "0"
+    known = jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 10)
+    assert options == ({"xla_cpu_experimental_ynn_fusion_type": ""} if known else {})
+    assert not compilation._is_known(("xla_no_such_option", ""))
+
+
+def test_programs_within_programs_and_derivatives():
+    @compilation.jit
+    def square(x):
+        return x * x
+
+    @functools.partial(compilation.jit, static_argnames="power")
+    def of_power(x, *, power):
+        return square(x) ** power
+
+    assert square(3.0) == 9.0
+    assert of_power(3.0, power=2) == 81.0
+    assert jax.grad(square)(3.0) == 6.0
+    np.testing.assert_array_equal(jax.vmap(square)(jnp.arange(3.0)), [0.0, 1.0, 4.0])
+    assert square.__name__ == "square"
+    assert jax.eval_shape(square, jax.ShapeDtypeStruct((2,), jnp.float32)).shape == (2,)
+
+
+def test_one_trace_for_many_calls():
+    traces = []
+
+    @compilation.jit
+    def run(x):
+        traces.append(x.shape)
+        return x + 1
+
+    for _ in range(3):
+        run(jnp.zeros(4))
+    run.lower(jax.ShapeDtypeStruct((4,), jnp.float32)).compile()
+    assert traces == [(4,)]
+
+
+def products(program):
+    """Every convolution and matrix product of a traced program: (types of its factors, their precision)."""
+    found = []
+    for equation in program.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            types = {str(factor.aval.dtype) for factor in equation.invars}
+            found.append((equation.primitive.name, types, equation.params["precision"]))
+        for values in equation.params.values():
+            for value in values if isinstance(values, tuple | list) else (values,):
+                if (inner := getattr(value, "jaxpr", value)) is not value or hasattr(inner, "eqns"):
+                    found += products(inner)
+    return found
+
+
+def traced_products(model, *arguments):
+    variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
+    return products(jax.make_jaxpr(model.apply)(variables, *(arguments or example_inputs(model))).jaxpr)
+
+
+HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+
+
+@pytest.fixture
+def as_jax_comes():
+    """Without the precision that the other tests ask for."""
+    with jax.default_matmul_precision(None):
+        yield
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("as_jax_comes")
+def test_float32_is_multiplied_as_float32(name):
+    found = traced_products(create_model(name, **SMALL[name]))
+    assert len(found) > 5
+    assert [product for product in found if product[2] != HIGHEST] == []
+
+
+@pytest.mark.usefixtures("as_jax_comes")
+def test_gradients_of_a_convolution_are_multiplied_as_float32():
+    layer, x = Conv(8, 3), jnp.ones((1, 8, 8, 4))
+    variables = layer.init(jax.random.key(0), x)
+    text = jax.jit(jax.grad(lambda v, x: layer.apply(v, x).sum(), argnums=(0, 1))).lower(variables, x).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) >= 2
+    assert all(line.count("HIGHEST") == 2 for line in convolutions)
+
+
+@pytest.mark.usefixtures("as_jax_comes")
+def test_matching_stays_in_float32_where_the_network_is_narrower():
+    model = create_model("mtu2", **SMALL["mtu2"], compute_dtype="bfloat16")
+    found = traced_products(model, jnp.zeros((1, 3, 16, 16, 3)))
+    matching = [product for product in found if product[0] == "dot_general"]
+    assert matching
+    assert all(types == {"float32"} and precision == HIGHEST for _, types, precision in matching)
+    assert ("conv_general_dilated", {"bfloat16"}, None) in found
+
+
+def test_who_asks_jax_for_tf32_gets_it():
+    model = create_model("mtu2", **SMALL["mtu2"])
+    with jax.default_matmul_precision("tensorfloat32"):
+        found = traced_products(model)
+    convolutions = [precision for name, _, precision in found if name == "conv_general_dilated"]
+    assert convolutions
+    assert HIGHEST not in convolutions
+
+
+SIZES = [(24, 24), (37, 61), (68, 108), (128, 64), (90, 33), (192, 256)]
+"""Odd ones, square and not, from one to four times the multiples of the networks."""
+
+
+def check_compiled_against_single_ops(name, height, width):
+    model, variables = small(name)
+    run = value_and_gradients(model)
+    arguments = inputs(model, height, width)
+    with jax.disable_jit(False):
+        found = compilation.jit(run)(variables, *arguments)
+    assert largest_deviation(found, run(variables, *arguments)) < TOLERANCE
