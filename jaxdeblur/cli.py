@@ -127,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     deblur.add_argument("--lossless", action="store_true", help="keep every value; .mkv, and of 8 bits .mp4 and .mov")
     deblur.add_argument(
+        "--strict",
+        action="store_true",
+        help="a damaged video is an error; otherwise frames that cannot be read repeat their neighbour",
+    )
+    deblur.add_argument(
         "--pipe",
         action="store_true",
         help="restore frames as they come on standard input, to standard output: YUV4MPEG2, as FFmpeg's "
@@ -349,6 +354,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         "cut": _cut(arguments.start, arguments.end),
         "codec": arguments.codec,
         "lossless": arguments.lossless,
+        "strict": arguments.strict,
     }
     model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
 
@@ -382,7 +388,19 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
 
     if arguments.paths:
         raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
-    of_files = ("compare", "explain", "memory", "start", "end", "codec", "crf", "lossless", "restart", "skip_existing")
+    of_files = (
+        "compare",
+        "explain",
+        "memory",
+        "start",
+        "end",
+        "codec",
+        "crf",
+        "lossless",
+        "strict",
+        "restart",
+        "skip_existing",
+    )
     if given := [f"--{name.replace('_', '-')}" for name in of_files if getattr(arguments, name) not in (None, False)]:
         raise ValueError(f"{', '.join(given)}: of files only; leave out with --pipe")
     model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))

@@ -171,7 +171,7 @@ def read_frames(path: StrPath) -> Iterator[np.ndarray]:
     if Path(path).is_dir():
         yield from (read_image(file).rgb for file in list_images(path))
         return
-    with VideoReader(path) as reader:
+    with VideoReader(path, strict=True) as reader:
         for frame in reader:
             yield frame.rgb
 

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from types import TracebackType
@@ -18,12 +19,20 @@ import av
 import numpy as np
 from absl import logging
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import Colorspace, VideoReformatter
+from av.stream import Discard
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
 
+from jaxdeblur.data.hdr import Hdr10, dynamic_hdr_of, hdr10_of
 from jaxdeblur.data.image_io import ACCURATE, StrPath
+from jaxdeblur.data.video_damage import Damage, RepairingDecoder, Shown
 
-# What belongs to the source's own container and would be untrue of ours.
-_STREAM_METADATA = {"encoder", "vendor_id", "DURATION", "BPS", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "rotate"}
+# What belongs to the source's own container and streams and would be untrue of ours, in any case of letters: Matroska
+# writes capitals, and a language behind a hyphen.
+_UNTRUE_TAGS = re.compile(
+    r"(encoder|software|duration|vendor_id|rotate|alpha_mode|major_brand|minor_version|compatible_brands"
+    r"|bps|number_of_frames|number_of_bytes|_statistics_.*)(-[a-z]{3})?",
+    re.IGNORECASE,
+)
 
 # FFmpeg's matrix tag (AVColorSpace) -> the name its converter uses, and the tag written for that name.
 _MATRIX_OF_TAG = {
@@ -54,12 +63,13 @@ _PLAYLISTS = ("hls", "concat", "dash", "imf")
 class Cut:
     """A part of a video: from the first frame at or after start_s to the last before end_s, None for its end.
 
-    Times count from where the file begins, which need not be its time 0. What is cut begins at time 0; without a start,
-    times are left alone.
+    Times count from where the file begins, which need not be its time 0. What is cut begins at time 0, and so does a
+    file of which nothing is cut: `origin_s`, in the file's time, becomes 0.
     """
 
     start_s: Fraction = Fraction(0)
     end_s: Fraction | None = None
+    origin_s: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= self.start_s):
@@ -68,10 +78,11 @@ class Cut:
 
     def of_file(self, container: Any) -> "Cut":
         """The same in the time of an opened file."""
-        begin_s = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
+        begin_s = _begin_s(container)
         return Cut(
             self.start_s + begin_s if self.start_s else self.start_s,
             None if self.end_s is None else self.end_s + begin_s,
+            self.start_s + begin_s,
         )
 
     def holds(self, time_s: Fraction) -> bool:
@@ -85,7 +96,7 @@ class Cut:
             return True
         if not self.holds(packet.pts * packet.time_base):
             return False
-        earlier = round(self.start_s / packet.time_base)
+        earlier = round(self.origin_s / packet.time_base)
         packet.pts -= earlier
         packet.dts = None if packet.dts is None else packet.dts - earlier
         return True
@@ -93,9 +104,9 @@ class Cut:
     def chapter(self, chapter: Any) -> Any:
         """What of a chapter lies in the cut, or None."""
         unit_s = chapter["time_base"]
-        begin_s = max(chapter["start"] * unit_s - self.start_s, Fraction(0))
+        begin_s = max(chapter["start"] * unit_s - self.origin_s, Fraction(0))
         last_s = chapter["end"] * unit_s
-        end_s = (last_s if self.end_s is None else min(last_s, self.end_s)) - self.start_s
+        end_s = (last_s if self.end_s is None else min(last_s, self.end_s)) - self.origin_s
         if end_s <= begin_s:
             return None
         return {**chapter, "start": round(begin_s / unit_s), "end": round(end_s / unit_s)}
@@ -127,6 +138,7 @@ class VideoFormat:
         colorspace, color_range, primaries, transfer: FFmpeg's AVColorSpace, AVColorRange, AVColorPrimaries and
             AVColorTransferCharacteristic; what the file says, UNSPECIFIED (for the range 0) where it says nothing.
         pixel_aspect: width / height of a pixel.
+        hdr10: what HDR10 says of the display and the light; False where there is nothing.
         metadata: of the stream of pictures, such as its language.
         frame_count: as the file's header tells, None where it does not; for progress bars only.
     """
@@ -142,6 +154,7 @@ class VideoFormat:
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
     pixel_aspect: Fraction | None = None
+    hdr10: Hdr10 = dataclasses.field(default_factory=Hdr10)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frame_count: int | None = None
 
@@ -186,34 +199,51 @@ class VideoReader:
         of_kind: FFmpeg's name of a container and its options, such as ("yuv4mpegpipe", {}).
         cut: the part that is wanted. Afterwards `cut` is what was found, in the file's time: it begins with the first
             frame of that part.
+        strict: damage is an error. Otherwise frames that cannot be decoded repeat their neighbour at their own time, a
+            video that is cut short ends where it is cut, and a warning says in the end what was damaged.
+        quietly: without warnings, as for a second look at the same file.
+
+    Attributes:
+        damage: what was found, whole when the iteration has ended.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a video, without a video stream, without a frame in `cut`, or damaged (also in the middle of
-            iterating, with the number of frames that could be read).
+        ValueError: not a video, without a video stream, without a frame in `cut`; or, if strict, damaged (also in the
+            middle of iterating, with the number of frames that could be read).
     """
 
     def __init__(
-        self, source: StrPath | IO[bytes], cut: Cut | None = None, *, of_kind: tuple[str, dict[str, str]] | None = None
+        self,
+        source: StrPath | IO[bytes],
+        cut: Cut | None = None,
+        *,
+        of_kind: tuple[str, dict[str, str]] | None = None,
+        strict: bool = False,
+        quietly: bool = False,
     ) -> None:
         self.path = os.fspath(source) if isinstance(source, str | os.PathLike) else "standard input"
         self._source = source
         self._of_kind = of_kind
         self._skipped = 0
+        self._strict = strict
+        self._quietly = quietly
+        self.damage = Damage()
         self._container = self._opened()
-        self.cut = Cut() if cut is None else cut.of_file(self._container)
+        self.cut = (cut or Cut()).of_file(self._container)
         try:
             self._stream = self._first_video_stream()
-            self._stream.thread_type = "AUTO"
             self._reformatter = VideoReformatter()
             self._decoded = self._wanted()
             self._first = next(self._decoded, None)
             if self._first is None:
+                if self.damage.reason:
+                    raise ValueError(f"{self.path}: {self.damage}")
                 where = "" if cut is None else f" from {float(cut.start_s):g} s on"
                 raise ValueError(f"{self.path}: the video stream has no frames{where}{self._length()}")
             if self.cut.start_s and self._first.pts is not None:
-                self.cut = dataclasses.replace(self.cut, start_s=max(self._time_s(self._first), Fraction(0)))
-            self.format = self._describe(self._first)
+                start_s = max(self._time_s(self._first.pts), Fraction(0))
+                self.cut = dataclasses.replace(self.cut, start_s=start_s, origin_s=start_s)
+            self.format = self._describe(self._first.frame)
         except BaseException:
             self.close()
             raise
@@ -239,11 +269,11 @@ class VideoReader:
             raise ValueError(f"{self.path}: a VideoReader reads its file once; open another")
         first, self._first = self._first, None
         step = max(1, round(1 / (self.format.average_rate * self.format.time_base)))
-        earlier = round(self.cut.start_s / self.format.time_base)
+        earlier = round(self.cut.origin_s / self.format.time_base)
         last_pts = (first.pts if first.pts is not None else 0) - step
         later = 0
-        for number, frame in enumerate(itertools.chain([first], self._decoded)):
-            pts = last_pts + step if frame.pts is None else frame.pts + later
+        for number, shown in enumerate(itertools.chain([first], self._decoded)):
+            pts = last_pts + step if shown.pts is None else shown.pts + later
             if (last_pts - pts) * self.format.time_base > JUMP_S:
                 logging.warning("%s: times begin anew at frame %d, as if files had been joined", self.path, number)
                 later += last_pts + step - pts
@@ -251,13 +281,15 @@ class VideoReader:
             last_pts = pts = max(pts, last_pts + 1)
             if number < self._skipped:
                 continue
-            rgb = self._upright_rgb(frame)
+            rgb = self._upright_rgb(shown.frame)
             if rgb.shape[:2] != (self.format.height, self.format.width):
                 raise ValueError(
                     f"{self.path}: frame {number} is {rgb.shape[1]}x{rgb.shape[0]}, the first {self.format.width}x"
                     f"{self.format.height}; make it one size first"
                 )
-            yield TimedFrame(rgb, pts - earlier, frame.duration or 0)
+            yield TimedFrame(rgb, pts - earlier, shown.frame.duration or 0)
+        if self.damage and not self._quietly:
+            logging.warning("%s: %s", self.path, self.damage)
 
     def _opened(self) -> Any:
         if self._of_kind is None:
@@ -270,20 +302,27 @@ class VideoReader:
 
     def _first_video_stream(self) -> av.VideoStream:
         for stream in self._container.streams.video:
-            if not is_cover(stream):
+            if not is_cover(stream) and not is_part_of_another(stream) and stream.codec_context is not None:
+                # Decoders that work on several pictures at once tell of an error when others have been begun.
+                stream.thread_type = "SLICE"
                 return stream
         kinds = sorted({stream.type for stream in self._container.streams}) or ["nothing"]
         raise ValueError(f"{self.path}: has no video stream, only {', '.join(kinds)}")
 
-    def _wanted(self) -> Iterator[av.VideoFrame]:
+    def _wanted(self) -> Iterator[Shown]:
         """The frames of the cut."""
-        for frame in self._decode_from(self.cut.start_s) if self.cut.start_s else self._decode():
-            if frame.pts is None or self.cut.holds(self._time_s(frame)):
-                yield frame
-            elif self.cut.end_s is not None and self._time_s(frame) >= self.cut.end_s:
+        for shown in self._decode_from(self.cut.start_s) if self.cut.start_s else self._decode():
+            if shown.pts is None or self.cut.holds(self._time_s(shown.pts)):
+                self.damage.read += not shown.is_repeated
+                self.damage.repeated += shown.is_repeated
+                self.damage.concealed += not shown.is_repeated and shown.frame.is_corrupt
+                if self._strict and shown.frame.is_corrupt:
+                    raise ValueError(f"{self.path}: {self.damage}")
+                yield shown
+            elif self.cut.end_s is not None and self._time_s(shown.pts) >= self.cut.end_s:
                 return
 
-    def _decode_from(self, start_s: Fraction) -> Iterator[av.VideoFrame]:
+    def _decode_from(self, start_s: Fraction) -> Iterator[Shown]:
         """Every frame from there on, and some before.
 
         Files without an index are searched badly: reading goes on in the middle of pictures that hang together, of
@@ -299,7 +338,7 @@ class VideoReader:
                 break
             frames = self._decode()
             first = next(frames, None)
-            if first is not None and first.pts is not None and self._time_s(first) <= start_s:
+            if first is not None and first.pts is not None and self._time_s(first.pts) <= start_s:
                 yield first
                 yield from frames
                 return
@@ -308,53 +347,21 @@ class VideoReader:
         self._stream = self._first_video_stream()
         yield from self._decode()
 
-    def _time_s(self, frame: av.VideoFrame) -> Fraction:
-        return frame.pts * (self._stream.time_base or Fraction(1, 1000))  # type: ignore[operator, no-any-return]
+    def _time_s(self, pts: int) -> Fraction:
+        return pts * (self._stream.time_base or Fraction(1, 1000))
 
     def _length(self) -> str:
         duration_us = self._container.duration
         return f"; it is {duration_us / av.time_base:.3f} s long" if duration_us else ""
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        """Every frame the file holds, then an error if the file is cut short."""
-        frame_count = packet_count = 0
-        damage = None
-        incomplete: list[Any] = []
-        try:
-            for packet in self._container.demux(self._stream):
-                if incomplete and not packet.size:
-                    damage = "an incomplete packet"  # and after it nothing but the end
-                    break
-                if packet.is_corrupt and not incomplete:
-                    incomplete.append(packet)
-                    continue
-                if incomplete:  # but not the last, as where recordings were joined
-                    logging.warning("%s: an incomplete packet after %d frames may show", self.path, frame_count)
-                packets = [*incomplete, packet]
-                incomplete.clear()
-                for whole in packets:
-                    packet_count += bool(whole.size)
-                    for frame in whole.decode():
-                        frame_count += 1
-                        yield frame
-        except av.FFmpegError as error:
-            damage = error.strerror
-        # An mp4 lists all its packets in its header, a cut can therefore be told even between two packets.
-        if damage is None and "mp4" in self._container.format.name and not self.cut.start_s:
-            expected = len(self._stream.index_entries)
-            if packet_count < max(expected, self._stream.frames if expected == 0 else 0):
-                damage = "nothing"
-        if damage is None:
-            return
-        try:
-            for frame in self._stream.decode(None):
-                frame_count += 1
-                yield frame
-        except av.FFmpegError:
-            pass  # the decoder has nothing more to give; the damage is reported below
-        promised = f" of {self._stream.frames}" if self._stream.frames else ""
-        raise ValueError(
-            f"{self.path}: truncated or damaged video: {frame_count}{promised} frames were readable, then {damage}"
+    def _decode(self) -> Iterator[Shown]:
+        """Every frame from where the container stands."""
+        self.damage = Damage()
+        is_whole = not self.cut.start_s
+        return iter(
+            RepairingDecoder(
+                self.path, self._container, self._stream, self.damage, is_strict=self._strict, is_whole=is_whole
+            )
         )
 
     def _describe(self, frame: av.VideoFrame) -> VideoFormat:
@@ -364,13 +371,10 @@ class VideoReader:
         height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         is_full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
-        is_yuv = not frame.format.is_rgb and not frame.format.name.startswith("gray")
-        if is_yuv and frame.format.components[0].bits > 10:
-            logging.warning("%s: has %d bits, of which 10 are kept", self.path, frame.format.components[0].bits)
-        if len(frame.format.components) in (2, 4):
-            logging.warning("%s: is transparent in parts, which is not kept", self.path)
-        if frame.interlaced_frame:
-            logging.warning("%s: is interlaced, and is restored as if it were not: deinterlace it first", self.path)
+        is_yuv = _is_yuv(frame)
+        if not self._quietly:
+            for fault in _not_kept(frame, stream):
+                logging.warning("%s: %s", self.path, fault)
         return VideoFormat(
             height=height,
             width=width,
@@ -382,11 +386,12 @@ class VideoReader:
                 frame.colorspace, _guess_matrix(frame.height, frame.width), height, width, is_known=is_yuv
             ),
             # Untagged RGB and grey use the whole of their range; what is written of them need not.
-            color_range=FULL_RANGE if is_full else int(frame.color_range) if is_yuv else LIMITED_RANGE,
-            primaries=int(frame.color_primaries),
-            transfer=int(frame.color_trc),
+            color_range=FULL_RANGE if is_full else min(frame.color_range, LIMITED_RANGE) if is_yuv else LIMITED_RANGE,
+            primaries=_known(frame.color_primaries, ColorPrimaries),
+            transfer=_known(frame.color_trc, ColorTrc),
             pixel_aspect=1 / aspect if aspect and turned else aspect,
-            metadata={key: value for key, value in stream.metadata.items() if key not in _STREAM_METADATA},
+            hdr10=hdr10_of(frame),
+            metadata=true_tags(stream.metadata),
             frame_count=self._estimate_frame_count(rate),
         )
 
@@ -416,7 +421,9 @@ def to_rgb(frame: av.VideoFrame, form: VideoFormat, reformatter: VideoReformatte
     """A decoded picture, as it lies, as RGB: uint8, or uint16 of more than 8 bits. `video_writer.to_picture` is the way
     back."""
     bits = frame.format.components[0].bits
-    if frame.format.name.startswith("gray") and frame.color_range == LIMITED_RANGE:
+    if frame.format.is_bit_stream and bits < 8:
+        return _of_packed_bits(frame)
+    if frame.format.name.startswith("gray") and bits <= 16 and frame.color_range == LIMITED_RANGE:
         return _grey_of_limited_range(frame.to_ndarray(), bits)
     target = "rgb48le" if bits > 8 else "rgb24"
     if frame.format.is_rgb:
@@ -430,7 +437,7 @@ def to_rgb(frame: av.VideoFrame, form: VideoFormat, reformatter: VideoReformatte
         dst_color_range="JPEG",
         interpolation=ACCURATE,
     ).to_ndarray()
-    return rgb if bits == 8 else rescale_u16(rgb, white_16_bit(bits, is_full), 65535)
+    return rgb if bits <= 8 else rescale_u16(rgb, white_16_bit(bits, is_full), 65535)
 
 
 def white_16_bit(bits: int, is_full_range: bool) -> int:
@@ -442,6 +449,16 @@ def rescale_u16(rgb: np.ndarray, white_before: int, white_after: int) -> np.ndar
     """16-bit values with another white, rounded to nearest."""
     scaled = (rgb.astype(np.uint32) * np.uint32(white_after) + np.uint32(white_before // 2)) // white_before
     return np.minimum(scaled, 65535).astype(np.uint16)
+
+
+def true_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a file or stream without what would be untrue of one made of it."""
+    return {name: value for name, value in tags.items() if not _UNTRUE_TAGS.fullmatch(name)}
+
+
+def is_part_of_another(stream: Any) -> bool:
+    """Whether FFmpeg reads a stream as something else, such as the text track of an MP4 as its chapters."""
+    return bool(stream.discard == Discard.all)
 
 
 def is_cover(stream: Any) -> bool:
@@ -474,6 +491,42 @@ def open_input(path: str) -> Any:
         ) from error
 
 
+def _begin_s(container: Any) -> Fraction:
+    """When the first sound or picture of a file comes, where that is after its time 0.
+
+    Transport streams and recordings of what was live count from anywhere.
+    """
+    rough_s = Fraction(container.start_time or 0, av.time_base)  # rounded to microseconds
+    streams = [stream for stream in container.streams if stream.type in ("video", "audio") and not is_cover(stream)]
+    starts_s = [stream.start_time * stream.time_base for stream in streams if stream.start_time is not None]
+    exact_s = [start_s for start_s in starts_s if abs(start_s - rough_s) < Fraction(1, 1000)]
+    return max(min(exact_s, default=rough_s), Fraction(0))
+
+
+def _is_yuv(frame: av.VideoFrame) -> bool:
+    return not frame.format.is_rgb and not frame.format.name.startswith("gray")
+
+
+def _not_kept(frame: av.VideoFrame, stream: Any) -> Iterator[str]:
+    """What of a video's first picture is not kept, each in a line."""
+    bits = frame.format.components[0].bits
+    if _is_yuv(frame) and bits > 10:
+        yield f"has {bits} bits, of which 10 are kept"
+    if len(frame.format.components) in (2, 4) or stream.metadata.get("alpha_mode") == "1":
+        yield "is transparent in parts, which is not kept"
+    if lost := dynamic_hdr_of(frame):
+        yield f"has {' and '.join(lost)}, which is not kept"
+    if _is_yuv(frame) and frame.colorspace != UNSPECIFIED and frame.colorspace not in _MATRIX_OF_TAG:
+        yield f"has colours that FFmpeg cannot convert (matrix {frame.colorspace}), which are taken for usual ones"
+    if frame.interlaced_frame:
+        yield "is interlaced, and is restored as if it were not: deinterlace it first"
+
+
+def _known(tag: int, kind: Any) -> int:
+    """A tag of colour; none for one that no encoder takes."""
+    return int(tag) if tag in set(kind) else UNSPECIFIED
+
+
 def _guess_matrix(height: int, width: int) -> str:
     return "ITU709" if height >= 720 or width >= 1280 else "ITU601"
 
@@ -491,6 +544,21 @@ def _chroma(form: Any) -> str:
     """The finest of 4:2:0, 4:2:2 and 4:4:4 that a pixel format needs: 4:1:1 becomes 4:2:2, 4:4:0 becomes 4:4:4."""
     fine_columns, fine_rows = form.chroma_width(64) > 32, form.chroma_height(64) > 32
     return "444" if fine_columns else "422" if fine_rows else "420"
+
+
+def _of_packed_bits(frame: av.VideoFrame) -> np.ndarray:
+    """Pixels of one bit, or of four (1 red or blue, 2 green, 1 blue or red), the first in the highest bits."""
+    plane: Any = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    name = frame.format.name
+    if name in ("monow", "monob"):
+        bits = np.unpackbits(rows, axis=1)[:, : frame.width]
+        return np.repeat((bits ^ (name == "monow"))[..., None] * np.uint8(255), 3, axis=-1)
+    if name not in ("rgb4", "bgr4"):
+        raise ValueError(f"pixels of the kind {name} cannot be read")
+    pixels = np.stack([rows >> 4, rows & 15], axis=-1).reshape(len(rows), -1)[:, : frame.width]
+    outer, green, inner = (pixels >> 3) * 255, (pixels >> 1 & 3) * 85, (pixels & 1) * 255
+    return np.stack([outer, green, inner] if name == "rgb4" else [inner, green, outer], axis=-1).astype(np.uint8)
 
 
 def _grey_of_limited_range(luma: np.ndarray, bits: int) -> np.ndarray:

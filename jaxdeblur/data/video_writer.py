@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import errno
 import io
-import math
 import os
 import shutil
 import tempfile
@@ -29,13 +28,11 @@ from av.codec.context import Flags
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from jaxdeblur.data.image_io import ACCURATE, StrPath, replacing
+from jaxdeblur.data.stream_copy import MATROSKA, CopyPlan, CopyPlanner, StreamCopy, open_output
 from jaxdeblur.data.video_io import (
-    JUMP_S,
     Cut,
     TimedFrame,
     VideoFormat,
-    is_cover,
-    open_input,
     rescale_u16,
     white_16_bit,
 )
@@ -86,9 +83,6 @@ _LEAST_HEVC_SIDE_PX = 64
 
 _USUAL_SIDES_PX = 64, 8192
 """Every encoder takes pictures of such sides; with others it is tried before there is anything to lose."""
-
-# What belongs to the source's own container and would be untrue of ours.
-_CONTAINER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +150,16 @@ def choose_encoding(
     if bits < format.bits:
         logging.warning("%s: %s holds 8 bits here, the video has more; --codec=hevc or av1 keeps 10", path, codec)
     pixel_format = f"yuv{chroma}p" + ("10le" if bits == 10 else "")
-    return Encoding(codec, kind.encoder, pixel_format, {**kind.options, "crf": str(crf)})
+    return Encoding(
+        codec, kind.encoder, pixel_format, _with_hdr10(path, format, codec, {**kind.options, "crf": str(crf)})
+    )
+
+
+def _with_hdr10(path: Path, format: VideoFormat, codec: str, options: dict[str, str]) -> dict[str, str]:
+    told = format.hdr10.options(codec)
+    if format.hdr10 and not told:
+        logging.warning("%s: FFmpeg cannot tell %s of the display it was made on (HDR10), which is lost", path, codec)
+    return {**options, **{name: ":".join(filter(None, (options.get(name), value))) for name, value in told.items()}}
 
 
 def _choose_lossless(path: Path, format: VideoFormat, codec: str | None, crf: int | None) -> Encoding:
@@ -164,9 +167,11 @@ def _choose_lossless(path: Path, format: VideoFormat, codec: str | None, crf: in
         raise ValueError("lossless leaves nothing to choose; leave out codec and crf")
     suffix = path.suffix.lower()
     if suffix == ".mkv":
-        return Encoding("ffv1", "ffv1", "bgr0" if format.bits == 8 else "gbrp16le", {"threads": "4", "level": "3"})
+        options = _with_hdr10(path, format, "ffv1", {"threads": "4", "level": "3"})
+        return Encoding("ffv1", "ffv1", "bgr0" if format.bits == 8 else "gbrp16le", options)
     if suffix != ".webm" and format.bits == 8:
-        return Encoding("h264", "libx264rgb", "rgb24", {**_X264, "crf": "0"})
+        options = _with_hdr10(path, format, "h264", {**_X264, "crf": "0"})
+        return Encoding("h264", "libx264rgb", "rgb24", options)
     raise ValueError(f"{path}: a {suffix} file holds no lossless video of {format.bits} bits; name the target .mkv")
 
 
@@ -237,16 +242,16 @@ class VideoWriter:
         format: of the frames.
         encoding: see `choose_encoding`.
         streams_from: a file whose sound, subtitles, data, further pictures, attachments and chapters are copied, None
-            for a silent video. Memory holds a few seconds of them at most. Data and attachments that the container
-            cannot hold are left out, with a warning.
+            for a silent video. Memory holds a few seconds of them at most. Of what the container cannot hold, sound is
+            encoded anew, subtitles become plain text, and the rest is left out, each with a warning.
         cut: the part of that file that is wanted.
         segments_done: whole segments that the folder has from before; what comes is the frames after them.
         frames_a_segment: None is `segment_frames(format)`.
         stem: what the names of the segments begin with.
 
     Raises:
-        ValueError: a sound or subtitle codec that the container cannot hold.
-        OSError: `folder` or `streams_from` cannot be opened.
+        ValueError: pictures that the encoder cannot hold.
+        OSError: `folder` or `streams_from` cannot be opened, or nothing written.
     """
 
     def __init__(
@@ -263,6 +268,8 @@ class VideoWriter:
         stem: str = "restored",
     ) -> None:
         self._target = target
+        self._suffix = target.suffix.lower()
+        self._plan = CopyPlan()
         self._folder = folder
         self._stem = stem
         self._format = format
@@ -334,11 +341,11 @@ class VideoWriter:
             raise ValueError(f"{self._target}: no frames were written")
         pts = [_read_presentation_times(self._segment_path(number)) for number in range(self._segments_done)]
         decode_time = _decode_times(np.concatenate(pts))
-        copy: _StreamCopy | None = None
-        container, stream = self._open_container(path)
+        copy: StreamCopy | None = None
+        container, stream = self._open_container(path, self._plan)
         try:
             if self._streams_from is not None:
-                copy = _StreamCopy(self._streams_from, container, self._target, self._cut)
+                copy = StreamCopy(self._streams_from, container, self._suffix, self._plan, self._cut)
             number, first_pts = 0, int(np.min(pts[0]))
             for segment_number in range(self._segments_done):
                 segment = _read_segment(self._segment_path(segment_number))
@@ -359,11 +366,11 @@ class VideoWriter:
                     container.mux(packet)
                     number += 1
             if copy is not None:
-                copy.copy_until(math.inf)
+                copy.finish()
             container.close()
         except av.FFmpegError as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+                raise OSError(error.errno, os.strerror(error.errno), os.fspath(self._target)) from error
             # No ValueError: nothing is wrong with what was asked for, and what was restored is to be kept.
             what = f" and the other streams of {os.fspath(self._streams_from)}" if self._streams_from else ""
             raise OSError(f"{self._target}: FFmpeg cannot write the pictures{what} ({error.strerror})") from error
@@ -382,12 +389,15 @@ class VideoWriter:
         if min(sides) < _USUAL_SIDES_PX[0] or max(sides) > _USUAL_SIDES_PX[1]:
             self._try_encoder()
         probe = self._folder / f"try{self._target.suffix}"
-        container, _ = self._open_container(probe)
+        if self._streams_from is not None:
+            planner = CopyPlanner(
+                self._streams_from, self._target, probe, lambda *of: self._open_container(*of)[0], self._cut
+            )
+            self._plan = planner.find()
+            return
         try:
-            if self._streams_from is not None:
-                _StreamCopy(self._streams_from, container, self._target, self._cut, quietly=True).close()
+            self._open_container(probe, self._plan)[0].close()
         finally:
-            container.close()
             probe.unlink(missing_ok=True)
 
     def _try_encoder(self) -> None:
@@ -406,23 +416,19 @@ class VideoWriter:
         encoder.flags |= Flags.global_header
         return encoder
 
-    def _open_container(self, path: Path) -> tuple[Any, Any]:
+    def _open_container(self, path: Path, plan: CopyPlan) -> tuple[Any, Any]:
         """The file and its stream of pictures, whose encoder makes the header and nothing else."""
-        # Without what differs from run to run: a program's name, random numbers of streams.
-        # Sound often begins a little before the pictures, and before time 0; no reason to move everything.
-        options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
-        if self._target.suffix.lower() not in (".mkv", ".webm"):
-            options["movflags"] = "+faststart"
-            options["movie_timescale"] = "90000"  # by default where streams begin is rounded to milliseconds
-        if self._target.suffix.lower() == ".mov":
-            options["movflags"] += "+use_metadata_tags"  # what cameras write: make, model, place, date
-        container: Any = av.open(os.fspath(path), "w", container_options=options)
+        container = open_output(path, self._suffix, plan)
         try:
             stream = container.add_stream(self._encoding.encoder, rate=self._rate)
             self._set_up(stream.codec_context)
-            if self._encoding.codec == "hevc" and "movflags" in options:
+            stream.codec_context.flags |= Flags.global_header  # "tee" does not ask for it
+            if self._encoding.codec == "hevc" and self._suffix not in MATROSKA:
                 stream.codec_context.codec_tag = "hvc1"  # what Apple's players want
-            stream.metadata.update(self._format.metadata)
+            tags = dict(self._format.metadata)
+            if not plan.keeps_timecode or (self._cut is not None and self._cut.start_s):
+                tags.pop("timecode", None)
+            stream.metadata.update(tags)
         except BaseException:
             container.close()
             raise
@@ -525,129 +531,6 @@ def _decode_times(pts: np.ndarray) -> list[int]:
         return pts.tolist()
     early = shown[:delay] - (shown[delay] - shown[0])
     return np.concatenate([early, shown[:-delay]]).tolist()
-
-
-class _StreamCopy:
-    """Copies what is not the pictures, packet by packet in step with the video's time, from a second opening of the
-    file: sound, subtitles, data such as a camera's measurements, further pictures, attached files, chapters."""
-
-    def __init__(
-        self, source: StrPath, container: Any, target: Path, cut: Cut | None = None, *, quietly: bool = False
-    ) -> None:
-        self._input = open_input(os.fspath(source))
-        self._container = container
-        self._cut = cut or Cut()
-        self._next: Any = None
-        self._stream_of: dict[int, Any] = {}
-        pictures = [stream for stream in self._input.streams.video if not is_cover(stream)][:1]
-        try:
-            for stream in self._input.streams:
-                if stream not in pictures:
-                    self._add(stream, source, target, quietly)
-            if chapters := [self._cut.chapter(chapter) for chapter in self._input.chapters()]:
-                container.set_chapters([chapter for chapter in chapters if chapter is not None])
-        except BaseException:
-            self._input.close()
-            raise
-        container.metadata.update(
-            {key: value for key, value in self._input.metadata.items() if key not in _CONTAINER_METADATA}
-        )
-        streams = [self._input.streams[index] for index in self._stream_of]
-        if self._cut.start_s and streams:
-            # Somewhat earlier: files without an index are searched badly.
-            self._input.seek(math.floor(max(self._cut.start_s - 2, Fraction(0)) * av.time_base), backward=True)
-        # The last, empty packets only flush decoders.
-        packets: Iterator[Any] = self._input.demux(streams) if streams else iter(())
-        self._packets = _in_time(packet for packet in packets if packet.size and self._cut.move(packet))
-
-    def _add(self, stream: Any, source: StrPath, target: Path, quietly: bool) -> None:
-        form, is_attachment, is_data = self._container.format.name, stream.type == "attachment", stream.type == "data"
-        must_be_held = stream.type in ("audio", "subtitle")
-        held = not (is_attachment and "matroska" not in form) and not (is_data and not _holds_data(form, stream.name))
-        # What FFmpeg cannot decode has no codec context, and can be copied all the same.
-        name = stream.name if is_attachment or is_data else getattr(stream.codec_context, "name", "unknown to FFmpeg")
-        what = f"the {stream.type} stream {stream.index} of {os.fspath(source)} ({name})"
-        if held and is_attachment:
-            self._container.add_attachment(stream.name, stream.mimetype, bytes(stream.data))
-            return
-        if held:
-            try:
-                copied = self._container.add_stream_from_template(stream)
-                copied.metadata.update(stream.metadata)
-                copied.disposition = stream.disposition
-                self._stream_of[stream.index] = copied
-                return
-            except (ValueError, av.FFmpegError) as error:
-                if must_be_held:
-                    raise ValueError(
-                        f"{target}: a {target.suffix} file cannot hold {what}; name the target "
-                        f"{'.mp4' if target.suffix.lower() == '.mkv' else '.mkv'}"
-                    ) from error
-        if not quietly:
-            # Most of a phone's videos have such streams, and hardly any container but their own takes them.
-            logging.warning("%s: a %s file cannot hold %s, which is left out", target, target.suffix, what)
-
-    def copy_until(self, time_s: float) -> None:
-        while True:
-            if self._next is None:
-                self._next = next(self._packets, None)
-            if self._next is None or float(self._next.dts * self._next.time_base) > time_s:
-                return
-            self._next.stream = self._stream_of[self._next.stream.index]
-            self._container.mux(self._next)
-            self._next = None
-
-    def close(self) -> None:
-        self._input.close()
-
-
-def _in_time(packets: Iterator[Any]) -> Iterator[Any]:
-    """The same packets, every stream's in their order, with decoding times that rise, as containers want them.
-
-    Matroska tells none for the first packets of pictures that are reordered; they are decoded just before the first
-    that has one. Where recordings were joined and times begin anew, they go on, as those of the pictures do.
-    """
-    held: dict[int, list[Any]] = {}
-    last: dict[int, int] = {}  # decoding time of each stream's last packet, and where that ends
-    ends: dict[int, int] = {}
-    later: dict[int, int] = {}
-
-    def timed(packet: Any, dts: int) -> Any:
-        index = packet.stream.index
-        shift = later.get(index, 0)
-        if index in last and (last[index] - dts - shift) * packet.time_base > JUMP_S:
-            later[index] = shift = ends[index] - dts
-        packet.dts = max(dts + shift, last.get(index, dts + shift - 1) + 1)
-        packet.pts = packet.dts if packet.pts is None else max(packet.pts + shift, packet.dts)
-        last[index], ends[index] = packet.dts, packet.dts + max(packet.duration or 0, 1)
-        return packet
-
-    for packet in packets:
-        index = packet.stream.index
-        if packet.dts is None and packet.pts is None and index not in last:  # a cover has no time
-            yield timed(packet, 0)
-        elif packet.dts is None and index not in last:
-            held.setdefault(index, []).append(packet)
-        else:
-            waiting = held.pop(index, [])
-            for number, early in enumerate(waiting):
-                yield timed(early, packet.dts - len(waiting) + number)
-            dts = last[index] + 1 - later.get(index, 0) if packet.dts is None else packet.dts
-            yield timed(packet, dts)
-    for waiting in held.values():
-        first = min(packet.pts for packet in waiting)
-        for number, early in enumerate(waiting):
-            yield timed(early, first - len(waiting) + 1 + number)
-
-
-def _holds_data(form: str, codec: str) -> bool:
-    """Whether a kind of container takes data of a codec; a stream that it does not take spoils the whole file."""
-    with av.open(io.BytesIO(), "w", format=form) as probe:
-        try:
-            probe.add_data_stream(codec)
-        except (ValueError, av.FFmpegError):
-            return False
-    return True
 
 
 def refuse_same_file(source: StrPath, target: StrPath) -> None:

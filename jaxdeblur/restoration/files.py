@@ -61,6 +61,7 @@ def deblur_video(
     crf: int | None = None,
     lossless: bool = False,
     cut: Cut | None = None,
+    strict: bool = False,
     do_no_harm: bool = True,
     memory_bytes: int | None = None,
     may_narrow: bool = True,
@@ -83,6 +84,7 @@ def deblur_video(
         explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
         codec, crf, lossless: see `data.video_writer.choose_encoding`.
         cut: the part that is wanted.
+        strict: damage of the source is an error; see `data.video_io.VideoReader` for what it is otherwise.
         do_no_harm: leave frames that are sharp already as they are, see `restoration.gate`.
         memory_bytes: what may be taken, None for what is free: large frames are restored in tiles, see
             `restoration.memory`. Not with `explain`, whose pictures are of whole frames.
@@ -96,18 +98,18 @@ def deblur_video(
         The number of frames.
 
     Raises:
-        ValueError: source is not a whole video, a target is the source or of an unknown kind, or an interrupted run of
-            another task waits.
+        ValueError: source is not a video, or damaged and `strict`; a target is the source or of an unknown kind, or an
+            interrupted run of another task waits.
         OSError: source cannot be read or a target not be written.
         In either case, and on Ctrl-C, the targets are as they were.
     """
     source, target = Path(source), Path(target)
 
     def first_frames(count: int) -> list[np.ndarray]:
-        with VideoReader(source, cut) as another:
+        with VideoReader(source, cut, quietly=True) as another:
             return [frame.rgb for frame in itertools.islice(another, count)]
 
-    with VideoReader(source, cut) as reader:
+    with VideoReader(source, cut, strict=strict) as reader:
         form = reader.format
         refuse_same_file(source, target)
         _refuse_overlap(source, target, compare, explain)

@@ -84,7 +84,7 @@ def deblur_pipe(
     gate = Gate() if do_no_harm else None
     arrived: collections.deque[float] = collections.deque()
     waiting: collections.deque[TimedFrame] = collections.deque()
-    with VideoReader(source, of_kind=kind) as reader:
+    with VideoReader(source, of_kind=kind, strict=True) as reader:
         form = reader.format
         height, width = (side + -side % BUCKET_PX for side in (form.height, form.width))
         if say is not None:

@@ -170,12 +170,12 @@ def test_variable_frame_rate_keeps_its_time_stamps(tmp_path, suffix):
         assert len(list(reader)) == 8
 
 
-def test_a_start_other_than_zero_and_the_last_duration_stay(tmp_path):
+def test_the_start_of_all_streams_becomes_zero_and_the_last_duration_stays(tmp_path):
     pts = [700, 740, 780]
     source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
     write_video_file(source, smooth_frames(3), pts=pts, last_duration=500, options={"bf": "0"})
     copy_video(source, target)
-    assert time_stamps_s(target) == time_stamps_s(source)
+    assert time_stamps_s(target) == [Fraction(stamp - 700, 1000) for stamp in pts]
     lengths_s = []
     for path in (source, target):
         with av.open(str(path)) as container:
@@ -228,9 +228,6 @@ def test_subtitles_are_copied(tmp_path):
     with av.open(str(target)) as container:
         lines = [bytes(packet) for packet in container.demux(subtitles=0) if packet.size]
     assert lines == [b"a line of text"]
-    with pytest.raises(ValueError, match=r"\.mp4 file cannot hold the subtitle stream .*name the target \.mkv"):
-        copy_video(source, tmp_path / "b.mp4", streams_from=source)
-    assert not (tmp_path / "b.mp4").exists()
 
 
 def write_with_extras(path, *, data=None, attachment=None, chapters=()):
@@ -411,20 +408,23 @@ def test_truncated_mp4_with_header_says_how_much_was_readable(tmp_path, cut):
     path.write_bytes(data[:length])
     whole = sum(end <= length for _, end in packets)
     with (
-        VideoReader(path) as reader,
+        VideoReader(path, strict=True) as reader,
         pytest.raises(ValueError, match=rf"a\.mp4: truncated .* {whole} of 20 frames were readable"),
     ):
         list(reader)
 
-    def count():
+    def count(*, strict):
         total = 0
-        with VideoReader(path) as reader, contextlib.suppress(ValueError):
+        with VideoReader(path, strict=strict) as reader, contextlib.suppress(ValueError):
             for _ in reader:
                 total += 1
         return total
 
-    assert count() == whole
+    assert count(strict=True) == count(strict=False) == whole
     assert 5 < whole < 20
+    with VideoReader(path) as reader:
+        list(reader)
+    assert (reader.damage.read, reader.damage.repeated, reader.damage.lost) == (whole, 0, 20 - whole)
 
 
 def test_refused_targets(tmp_path):
@@ -583,8 +583,8 @@ def test_a_second_stream_of_pictures_keeps_its_times(tmp_path):
     assert second(target) == second(source)
 
 
-def test_sound_that_ffmpeg_cannot_decode_is_copied(tmp_path):
-    """Of some phones FFmpeg knows the sound's format only by name, or not at all."""
+def test_sound_that_ffmpeg_cannot_decode_is_left_out(tmp_path, caplog):
+    """Of some phones FFmpeg knows the sound's format only by name, or not at all; PyAV cannot copy that."""
     source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_video_file(source, smooth_frames(10), audio_s=0.4)
     content = source.read_bytes()
@@ -592,16 +592,10 @@ def test_sound_that_ffmpeg_cannot_decode_is_copied(tmp_path):
     source.write_bytes(content.replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
     with av.open(str(source)) as container:
         assert container.streams.audio[0].codec_context is None
-    with VideoReader(source) as reader:
-        try:
-            with write_video(target, reader.format, streams_from=source) as writer:
-                for frame in reader:
-                    writer.write(frame)
-        except ValueError as error:
-            assert "cannot hold the audio stream 1" in str(error)  # noqa: PT017
-            assert sorted(os.listdir(tmp_path)) == ["in.mp4"]
-        else:
-            assert [data for _, data in sound_packets(target)] == [data for _, data in sound_packets(source)]
+    copy_video(source, target, streams_from=source)
+    assert "cannot hold the audio stream 1 of" in caplog.text
+    assert "unknown to FFmpeg), which is left out" in caplog.text
+    assert len(read_all(target)[0]) == 10
 
 
 def test_what_is_not_kept_of_colours_is_said(tmp_path, caplog):

@@ -97,7 +97,9 @@ def test_nothing_is_lost(video):
         write_video_file(source, frames, crf=4, **of_file)
         assert deblur_video(source, target, IdentityModel(), {}, crf=4) == video["count"]
 
-        assert time_stamps_s(target) == time_stamps_s(source)
+        times = time_stamps_s(source)
+        begin = 0 if video["audio_s"] else times[0]  # sound begins at 0; what begins later begins there, too
+        assert time_stamps_s(target) == [time - begin for time in times]
         (matrix, *others), (matrix_after, *others_after) = what_a_video_is(source), what_a_video_is(target)
         assert others_after == others
         # Turned upright, a size may tell another matrix, which is then named.

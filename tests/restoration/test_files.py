@@ -123,7 +123,7 @@ def test_truncated_video_leaves_nothing(tmp_path):
     write_video_file(source, np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8), faststart=True)
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
     with pytest.raises(ValueError, match=r"in\.mp4: truncated .* of 9 frames were readable"):
-        deblur_video(source, tmp_path / "out.mp4", IdentityModel(), {})
+        deblur_video(source, tmp_path / "out.mp4", IdentityModel(), {}, strict=True)
     assert os.listdir(tmp_path) == ["in.mp4"]
 
 

@@ -1,0 +1,254 @@
+"""Decodes the pictures of a video that may be damaged: what cannot be decoded is repeated from its neighbour."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+
+# Of these every packet is one picture that is shown; their decoder leaves out damaged ones without a word.
+_PICTURE_A_PACKET = ("av1",)
+
+# A file that cannot be read any further is given up after so many failures in a row.
+_MOST_FAILURES = 100
+
+_EBML_ID, _SEGMENT_ID = 0x1A45DFA3, 0x18538067
+
+
+@dataclasses.dataclass
+class Damage:
+    """What was wrong with a video, in frames.
+
+    Attributes:
+        read: that could be decoded.
+        repeated: that could not, and show their neighbour at their own time.
+        concealed: of those read, damaged in parts, which FFmpeg's decoder filled in.
+        lost: that the file should have and has not; the times of the others are as they were.
+        reason: FFmpeg's word for it.
+        promised: how many frames the file says it has, 0 where it does not.
+    """
+
+    read: int = 0
+    repeated: int = 0
+    concealed: int = 0
+    lost: int = 0
+    reason: str = ""
+    promised: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.repeated or self.concealed or self.lost)
+
+    def __str__(self) -> str:
+        promised = f" of {self.promised}" if self.promised else ""
+        parts = [f"{self.read}{promised} frames were readable"]
+        if self.repeated:
+            parts.append(f"{self.repeated} that were not repeat their neighbour at their own time")
+        if self.concealed:
+            parts.append(f"{self.concealed} of those read are damaged in parts")
+        if self.lost:
+            parts.append(f"{self.lost} are lost")
+        why = f" ({self.reason})" if self.reason else ""
+        return f"truncated or damaged video{why}: {'; '.join(parts)}"
+
+
+class Shown(NamedTuple):
+    """A decoded picture and its time, None where the file has none."""
+
+    frame: Any
+    pts: int | None
+    is_repeated: bool = False
+
+
+def demuxed(container: Any, streams: Sequence[Any], note: Callable[[av.FFmpegError], None] | None = None) -> Any:
+    """The packets of some streams; reading goes on behind what cannot be read.
+
+    The empty packets, which only flush decoders, are left out.
+
+    Args:
+        note: called with each error.
+    """
+    failures = 0
+    while failures < _MOST_FAILURES:
+        try:
+            for packet in container.demux(streams):
+                if packet.size:
+                    failures = 0
+                    yield packet
+            return
+        except av.FFmpegError as error:
+            failures += 1
+            if note is not None:
+                note(error)
+
+
+class RepairingDecoder:
+    """Iterating gives every picture of a stream as Shown, from where its container stands.
+
+    Decoders give pictures in the order of presentation. So a packet whose picture has not come when a later one comes
+    has lost it; that it is damage, and not a packet that shows nothing, is known by an error since the picture before.
+
+    Args:
+        path: the name of the file, for messages.
+        damage: gets `lost`, `reason` and `promised`; whoever iterates counts the rest.
+        is_strict: the first damage is an error, raised once the pictures before it have come.
+        is_whole: the container stands at its beginning: what is missing at either end can be told.
+
+    Raises:
+        ValueError: if is_strict.
+    """
+
+    def __init__(
+        self, path: str, container: Any, stream: Any, damage: Damage, *, is_strict: bool = False, is_whole: bool = True
+    ) -> None:
+        self._path = path
+        self._container = container
+        self._stream = stream
+        self._damage = damage
+        self._is_strict = is_strict
+        self._is_whole = is_whole
+        self._shows_every_packet = stream.codec_context.codec.canonical_name in _PICTURE_A_PACKET
+        self._is_vp8 = stream.codec_context.codec.canonical_name == "vp8"
+        self._waiting: set[int] = set()  # times of packets whose pictures have not come
+        self._owed = 0  # errors since the last picture
+        self._is_cut = False
+        self._is_doubtful = False  # something was incomplete since the last picture
+        self._last: Any = None
+        self._last_pts: int | None = None
+        self._step = 0
+        self._packets = self._given = 0
+        damage.promised = stream.frames
+
+    def __iter__(self) -> Iterator[Shown]:
+        for packet in self._packets_worth_decoding():
+            yield from self._decoded(packet)
+            if self._is_strict and self._owed:
+                break
+        with contextlib.suppress(av.FFmpegError):  # the decoder has nothing more to give
+            for frame in self._stream.decode(None):
+                yield from self._in_its_place(frame)
+        if not self._is_strict:
+            yield from self._missing_before(None)
+        self._count_lost()
+        if self._is_strict and (self._owed or self._damage.lost):
+            promised = f" of {self._damage.promised}" if self._damage.promised else ""
+            raise ValueError(
+                f"{self._path}: truncated or damaged video: {self._given}{promised} frames were readable, then "
+                f"{self._damage.reason}"
+            )
+
+    def _packets_worth_decoding(self) -> Iterator[Any]:
+        """All but an incomplete one at the end, where the file is cut. One before others, as where recordings were
+        joined, may well be whole."""
+        incomplete: Any = None
+        for packet in demuxed(self._container, [self._stream], self._note):
+            if incomplete is not None:
+                yield incomplete
+                self._is_doubtful = True
+            incomplete = packet if packet.is_corrupt else None
+            if incomplete is None:
+                yield packet
+        self._is_cut = incomplete is not None
+
+    def _note(self, error: av.FFmpegError) -> None:
+        self._damage.reason = error.strerror or str(error)
+        self._is_doubtful = True
+
+    def _decoded(self, packet: Any) -> Iterator[Shown]:
+        self._packets += 1
+        # VP8 has packets of pictures that only others refer to; edit lists leave out pictures that others need.
+        is_shown = not packet.is_discard and not (self._is_vp8 and not bytes(packet)[0] & 0x10)
+        if is_shown and packet.pts is not None:
+            self._waiting.add(packet.pts)
+        try:
+            frames = self._stream.decode(packet)
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            self._note(error)
+            self._owed += 1
+            return
+        for frame in frames:
+            yield from self._in_its_place(frame)
+
+    def _in_its_place(self, frame: Any) -> Iterator[Shown]:
+        if not self._is_strict and (self._last is not None or self._is_whole):
+            yield from self._missing_before(frame)
+        pts = frame.pts
+        if pts is not None:
+            gap = 0 if self._last_pts is None else pts - self._last_pts
+            if self._is_doubtful and self._step and gap > 1.5 * self._step:
+                self._damage.lost += round(gap / self._step) - 1
+            self._step = gap if gap > 0 else self._step
+            self._last_pts = pts
+            self._waiting = {time for time in self._waiting if time > pts}
+        self._last = frame
+        self._is_doubtful = False
+        if not self._is_strict:
+            self._owed = 0
+        self._given += 1
+        yield Shown(frame, pts)
+
+    def _missing_before(self, frame: Any) -> Iterator[Shown]:
+        """Of the pictures that should have come before this one, or the end, their neighbour."""
+        neighbour = self._last or frame
+        if neighbour is None or not (self._owed or self._shows_every_packet):
+            return
+        if neighbour.pts is None:
+            yield from (Shown(neighbour, None, is_repeated=True) for _ in range(self._owed))
+            return
+        end = None if frame is None else frame.pts
+        for time in sorted(self._waiting):
+            if (self._last_pts is None or time > self._last_pts) and (end is None or time < end):
+                self._last_pts = time
+                yield Shown(neighbour, time, is_repeated=True)
+
+    def _count_lost(self) -> None:
+        """What should have come behind the last packet."""
+        if not self._is_whole:
+            return
+        kind = self._container.format.name
+        promised = self._stream.frames
+        if "mp4" in kind:  # lists all its packets in its header
+            promised = len(self._stream.index_entries) or promised
+            lost = promised - self._packets
+        elif "avi" in kind and promised:
+            lost = promised - self._packets
+        elif "matroska" in kind and _is_cut_matroska(self._path):
+            lost = max(1, self._frames_to_the_end())
+        else:
+            lost = 0
+        lost = max(lost, int(self._is_cut))
+        if lost > 0:
+            self._damage.lost += lost
+            self._damage.reason = self._damage.reason or (
+                "an incomplete packet" if self._is_cut else "the file is cut short"
+            )
+
+    def _frames_to_the_end(self) -> int:
+        duration_us = self._container.duration
+        rate = self._stream.average_rate
+        if not duration_us or not rate or self._last_pts is None:
+            return 0
+        left_s = Fraction(duration_us, av.time_base) - self._last_pts * self._stream.time_base
+        return int(left_s * rate + Fraction(1, 2)) - 1
+
+
+def _is_cut_matroska(path: str) -> bool:
+    """Whether a Matroska file is shorter than its header says."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    at = 0
+    for expected in (_EBML_ID, _SEGMENT_ID):
+        if int.from_bytes(head[at : at + 4], "big") != expected or len(head) <= at + 4:
+            return False
+        length = 9 - head[at + 4].bit_length()  # of the number that follows
+        number = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
+        if expected == _SEGMENT_ID and number == (1 << 7 * length) - 1:
+            return False  # not known, as of a live recording
+        at += 4 + length + number
+    return at > os.path.getsize(path)
