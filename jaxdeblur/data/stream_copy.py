@@ -30,21 +30,33 @@ MATROSKA = (".mkv", ".webm")
 # So many packets of the source, of all its streams, are looked at to see what a container does with them.
 _SAMPLE_PACKETS = 400
 
-# A gap in sound that is encoded anew is filled with silence.
-_LONGEST_GAP_S = 0.1
+# Of gaps in sound that is encoded anew, those between are filled with silence; longer ones stay.
+_LEAST_GAP_S, _MOST_SILENCE_S = 0.1, 10.0
 
 _AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
-# Of no use to a reader, or written anew by the container in its own words.
-_UNIMPORTANT_TAGS = {"handler_name", "creation_time", "name", "title", "timecode"}
-
-# In the language codes of QuickTime some have the letters of their English name.
-_ISO_639_2_B = {
-    "deu": "ger", "fra": "fre", "nld": "dut", "zho": "chi", "ces": "cze", "ell": "gre", "fas": "per", "isl": "ice",
-    "mkd": "mac", "mya": "bur", "ron": "rum", "slk": "slo", "sqi": "alb", "hye": "arm", "eus": "baq", "kat": "geo",
-    "msa": "may", "bod": "tib", "cym": "wel", "mri": "mao",
+# Languages that QuickTime has under other letters than Matroska.
+_LANGUAGES_OF_MOV = {
+    "bod": "tib", "cym": "wel", "cze": "ces", "deu": "ger", "ell": "gre", "eus": "baq", "fas": "per",
+    "fre": "fra", "gle": "iri", "hye": "arm", "isl": "ice", "kat": "geo", "mkd": "mac", "msa": "may", "mya": "bur",
+    "nld": "dut", "nob": "nor", "rum": "ron", "slo": "slk", "sqi": "alb", "swe": "sve", "zho": "chi",
 }  # fmt: skip
+
+# What text without styles of its own is to look like, for encoders that ask.
+_PLAIN_STYLE = b"""[Script Info]
+ScriptType: v4.00+
+PlayResX: 384
+PlayResY: 288
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
+StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
+Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
 
 
 class Way(enum.Enum):
@@ -238,17 +250,20 @@ class _EncodedSound:
         time_s = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         frame.pts = None
         blocks = [block.to_ndarray() for block in self._resampler.resample(frame)]
+        out = []
         if self._next_sample is None:
             self._next_sample = self._written = 0 if time_s is None else round(time_s * self._rate_hz)
         elif time_s is not None and blocks:
             gap = round(time_s * self._rate_hz) - self._next_sample
-            if gap > _LONGEST_GAP_S * self._rate_hz:
-                shape = (blocks[0].shape[0], gap * self._interleaved)
-                self._waiting.append(np.zeros(shape, blocks[0].dtype))
+            if gap > _MOST_SILENCE_S * self._rate_hz:
+                out = self._full_frames(is_last=True)
+                self._next_sample = self._written = self._next_sample + gap
+            elif gap > _LEAST_GAP_S * self._rate_hz:
+                self._waiting.append(np.zeros((blocks[0].shape[0], gap * self._interleaved), blocks[0].dtype))
                 self._next_sample += gap
         self._waiting += blocks
         self._next_sample += sum(block.shape[1] for block in blocks) // self._interleaved
-        return self._full_frames()
+        return [*out, *self._full_frames()]
 
     @property
     def _interleaved(self) -> int:
@@ -264,7 +279,8 @@ class _EncodedSound:
         self._waiting = [samples[:, whole:]]
         pieces = np.split(samples[:, :whole], whole // size, axis=1) if whole else []
         if is_last and samples.shape[1] > whole:
-            pieces.append(samples[:, whole:])
+            # Whole, too, as something may come behind a gap.
+            pieces.append(np.pad(samples[:, whole:], ((0, 0), (0, whole + size - samples.shape[1]))))
             self._waiting = []
         out = []
         for piece in pieces:
@@ -293,7 +309,7 @@ class _PlainText:
         if self._is_mov_text:
             self.stream = container.add_stream("mov_text")
             self._decoder.open(strict=False)
-            self.stream.codec_context.subtitle_header = self._decoder.subtitle_header
+            self.stream.codec_context.subtitle_header = self._decoder.subtitle_header or _PLAIN_STYLE
             self.stream.codec_context.time_base = self._UNIT_S
         else:
             self.stream = container.add_mux_stream("webvtt" if suffix == ".webm" else "subrip")
@@ -323,7 +339,7 @@ def _tags_for(stream: Any, suffix: str) -> dict[str, str]:
     if "name" in tags:  # as MP4 calls a stream's title
         tags.setdefault("title", tags.pop("name"))
     if suffix == ".mov" and "language" in tags:
-        tags["language"] = _ISO_639_2_B.get(tags["language"], tags["language"])
+        tags["language"] = _LANGUAGES_OF_MOV.get(tags["language"], tags["language"])
     return tags
 
 
@@ -452,7 +468,7 @@ class CopyPlanner:
 
     def _tags_lost(self, plan: CopyPlan) -> list[str]:
         back = self._tried(plan, self._open_with_pictures)
-        return self._tags_of_source().missing_in(back or _Tags(set(), set()))
+        return self._tags_of_source().missing_in(back or _Tags(frozenset()))
 
     def _tags_of_source(self) -> "_Tags":
         with open_input(os.fspath(self._source)) as container:
@@ -510,18 +526,18 @@ class _Known:
 
 @dataclasses.dataclass(frozen=True)
 class _Tags:
-    """Names of tags in small letters: of the file, and of the first pictures."""
+    """Names of a file's tags, and whether its pictures have a time code."""
 
-    of_file: set[str]
-    of_pictures: set[str]
+    names: frozenset[str]
 
     @classmethod
     def of(cls, container: Any) -> "_Tags":
-        of_pictures = {name.lower() for stream in _pictures(container) for name in true_tags(stream.metadata)}
-        return cls({name.lower() for name in true_tags(container.metadata)}, of_pictures)
+        names = {name.lower() for name in true_tags(container.metadata)}
+        has_timecode = any("timecode" in map(str.lower, stream.metadata) for stream in _pictures(container))
+        return cls(frozenset(names | {"timecode"} if has_timecode else names))
 
     def missing_in(self, other: "_Tags") -> list[str]:
-        return sorted(self.of_file - other.of_file)
+        return sorted(self.names - other.names)
 
 
 def _pictures(container: Any) -> list[Any]:

@@ -512,7 +512,7 @@ def _not_kept(frame: av.VideoFrame, stream: Any) -> Iterator[str]:
     bits = frame.format.components[0].bits
     if _is_yuv(frame) and bits > 10:
         yield f"has {bits} bits, of which 10 are kept"
-    if len(frame.format.components) in (2, 4) or stream.metadata.get("alpha_mode") == "1":
+    if len(frame.format.components) in (2, 4) or _has_alpha_beside(stream):
         yield "is transparent in parts, which is not kept"
     if lost := dynamic_hdr_of(frame):
         yield f"has {' and '.join(lost)}, which is not kept"
@@ -520,6 +520,11 @@ def _not_kept(frame: av.VideoFrame, stream: Any) -> Iterator[str]:
         yield f"has colours that FFmpeg cannot convert (matrix {frame.colorspace}), which are taken for usual ones"
     if frame.interlaced_frame:
         yield "is interlaced, and is restored as if it were not: deinterlace it first"
+
+
+def _has_alpha_beside(stream: Any) -> bool:
+    """VP8 and VP9 have transparency as a second picture, which FFmpeg's own decoders do not look at."""
+    return any(name.lower() == "alpha_mode" and value == "1" for name, value in stream.metadata.items())
 
 
 def _known(tag: int, kind: Any) -> int:

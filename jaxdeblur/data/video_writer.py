@@ -131,6 +131,10 @@ def choose_encoding(
         raise ValueError(f"codec is {codec!r}; expected one of {', '.join(CODECS)}")
     if suffix == ".webm" and codec not in ("vp9", "av1"):
         raise ValueError(f"{path}: a .webm file holds vp9 or av1, not {codec}; name the target .mkv, or choose another")
+    if suffix == ".mov" and codec not in ("h264", "hevc"):
+        raise ValueError(
+            f"{path}: a .mov file holds h264 or hevc, not {codec}; name the target .mp4, or choose another"
+        )
     kind = CODECS[codec]
     crf = kind.crf if crf is None else crf
     if not 0 <= crf <= kind.worst_crf:

@@ -66,6 +66,7 @@ def test_choices_that_cannot_be_kept_say_so():
     small, deep = form_of(np.zeros((1, 32, 48, 3), np.uint8)), form_of(np.zeros((1, 64, 64, 3), np.uint16))
     for path, form, options, message in (
         ("a.webm", small, {"codec": "h264"}, "holds vp9 or av1, not h264"),
+        ("a.mov", small, {"codec": "av1"}, r"holds h264 or hevc, not av1; name the target \.mp4"),
         ("a.mp4", small, {"codec": "xvid"}, "codec is 'xvid'; expected one of h264"),
         ("a.mp4", small, {"codec": "hevc"}, "hevc holds no pictures of 48x32"),
         ("a.mp4", small, {"crf": 52}, r"expected 0 \(finest\) to 51 for h264"),
