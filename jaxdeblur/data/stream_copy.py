@@ -120,6 +120,7 @@ class StreamCopy:
         self._suffix = suffix
         self._cut = Cut().of_file(self._input) if cut is None else cut
         self._next: Any = None
+        self._refused = 0
         self._brought: dict[int, _Copied | _EncodedSound | _PlainText] = {}
         try:
             for index, way in plan.ways.items():
@@ -161,11 +162,12 @@ class StreamCopy:
             self._mux(self._next)
             self._next = None
 
-    def finish(self) -> None:
-        """All that is left."""
+    def finish(self) -> int:
+        """All that is left. Returns how many packets the container did not take, being damaged."""
         self.copy_until(math.inf)
         for brought in self._brought.values():
             self._container.mux(brought.rest())
+        return self._refused
 
     def copy_sample(self) -> set[int]:
         """Some packets from where the copy begins. Returns the indices of the streams that had any."""
@@ -180,10 +182,16 @@ class StreamCopy:
             self._mux(packet)
         for brought in self._brought.values():
             self._container.mux(brought.rest())
+        if self._refused:
+            raise ValueError(f"{self._refused} packets were refused")
         return seen
 
     def _mux(self, packet: Any) -> None:
-        self._container.mux(self._brought[packet.stream.index].packets(packet))
+        for brought in self._brought[packet.stream.index].packets(packet):
+            try:
+                self._container.mux(brought)
+            except av.InvalidDataError:
+                self._refused += 1
 
     def close(self) -> None:
         self._input.close()
@@ -406,7 +414,7 @@ class CopyPlanner:
             return self._read_back(plan, seen)
         except (ValueError, OSError, av.FFmpegError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno in _NO_FAULT_OF_THE_CONTAINER:
-                raise
+                raise OSError(error.errno, os.strerror(error.errno), os.fspath(self._target)) from error
             return None
         finally:
             self._scratch.unlink(missing_ok=True)

@@ -15,6 +15,9 @@ _PICTURE_A_PACKET = ("av1",)
 # A file that cannot be read any further is given up after so many failures in a row.
 _MOST_FAILURES = 100
 
+# Pictures are at most so many places away from where their packets are.
+_MOST_REORDERED = 16
+
 _EBML_ID, _SEGMENT_ID = 0x1A45DFA3, 0x18538067
 
 
@@ -112,9 +115,11 @@ class RepairingDecoder:
         self._shows_every_packet = stream.codec_context.codec.canonical_name in _PICTURE_A_PACKET
         self._is_vp8 = stream.codec_context.codec.canonical_name == "vp8"
         self._waiting: set[int] = set()  # times of packets whose pictures have not come
-        self._owed = 0  # errors since the last picture
+        self._bad: list[int | None] = []  # times of packets that could not be decoded, since the last picture
         self._is_cut = False
         self._is_doubtful = False  # something was incomplete since the last picture
+        self._gaps: list[tuple[int, int]] = []  # number of the picture after each, and of those that would fill it
+        self._doubtful_until = -1
         self._last: Any = None
         self._last_pts: int | None = None
         self._step = 0
@@ -124,15 +129,14 @@ class RepairingDecoder:
     def __iter__(self) -> Iterator[Shown]:
         for packet in self._packets_worth_decoding():
             yield from self._decoded(packet)
-            if self._is_strict and self._owed:
+            if self._is_strict and self._bad:
                 break
         with contextlib.suppress(av.FFmpegError):  # the decoder has nothing more to give
             for frame in self._stream.decode(None):
                 yield from self._in_its_place(frame)
-        if not self._is_strict:
-            yield from self._missing_before(None)
+        yield from self._missing_before(None)
         self._count_lost()
-        if self._is_strict and (self._owed or self._damage.lost):
+        if self._is_strict and (self._bad or self._damage.lost):
             promised = f" of {self._damage.promised}" if self._damage.promised else ""
             raise ValueError(
                 f"{self._path}: truncated or damaged video: {self._given}{promised} frames were readable, then "
@@ -168,42 +172,67 @@ class RepairingDecoder:
             if isinstance(error, MemoryError):
                 raise
             self._note(error)
-            self._owed += 1
+            self._bad.append(packet.pts)
+            if packet.pts is not None:
+                self._waiting.add(packet.pts)
             return
         for frame in frames:
             yield from self._in_its_place(frame)
 
     def _in_its_place(self, frame: Any) -> Iterator[Shown]:
-        if not self._is_strict and (self._last is not None or self._is_whole):
+        if self._last is not None or self._is_whole:
             yield from self._missing_before(frame)
+            if self._is_strict and self._bad:
+                return
         pts = frame.pts
         if pts is not None:
             gap = 0 if self._last_pts is None else pts - self._last_pts
-            if self._is_doubtful and self._step and gap > 1.5 * self._step:
-                self._damage.lost += round(gap / self._step) - 1
+            self._note_gap(gap, self._is_doubtful or frame.is_corrupt)
             self._step = gap if gap > 0 else self._step
             self._last_pts = pts
             self._waiting = {time for time in self._waiting if time > pts}
+            self._bad = [time for time in self._bad if time is not None and time > pts]
+        else:
+            self._bad = []
         self._last = frame
         self._is_doubtful = False
-        if not self._is_strict:
-            self._owed = 0
         self._given += 1
         yield Shown(frame, pts)
 
+    def _note_gap(self, gap: int, is_doubtful: bool) -> None:
+        """Pictures that are missing with their packets are known by a gap in time, near something else that is damaged:
+        pictures come in another order than their packets, so that it may be some pictures before or behind."""
+        if self._step and gap > 1.5 * self._step:
+            self._gaps.append((self._given, round(gap / self._step) - 1))
+        if is_doubtful:
+            self._doubtful_until = self._given + _MOST_REORDERED
+        if self._given <= self._doubtful_until:
+            near = [missing for number, missing in self._gaps if number >= self._given - _MOST_REORDERED]
+            self._damage.lost += sum(near)
+            self._gaps.clear()
+        self._gaps = self._gaps[-_MOST_REORDERED:]
+
     def _missing_before(self, frame: Any) -> Iterator[Shown]:
         """Of the pictures that should have come before this one, or the end, their neighbour."""
-        neighbour = self._last or frame
-        if neighbour is None or not (self._owed or self._shows_every_packet):
-            return
-        if neighbour.pts is None:
-            yield from (Shown(neighbour, None, is_repeated=True) for _ in range(self._owed))
-            return
         end = None if frame is None else frame.pts
-        for time in sorted(self._waiting):
-            if (self._last_pts is None or time > self._last_pts) and (end is None or time < end):
-                self._last_pts = time
-                yield Shown(neighbour, time, is_repeated=True)
+        is_damaged = any(time is None or end is None or time < end for time in self._bad)
+        neighbour = self._last or frame
+        if neighbour is None or not (is_damaged or self._shows_every_packet):
+            return
+        missing: list[int | None] = [time for time in self._bad if time is None]
+        missing += sorted(
+            time
+            for time in self._waiting
+            if (self._last_pts is None or time > self._last_pts) and (end is None or time < end)
+        )
+        if self._is_strict:
+            self._bad += missing
+            if missing:
+                self._damage.reason = self._damage.reason or "a packet without a picture"
+            return
+        for missing_pts in missing:
+            self._last_pts = self._last_pts if missing_pts is None else missing_pts
+            yield Shown(neighbour, missing_pts, is_repeated=True)
 
     def _count_lost(self) -> None:
         """What should have come behind the last packet."""

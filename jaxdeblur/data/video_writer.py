@@ -10,7 +10,6 @@ The matrix, range, primaries and transfer of the source are kept, with its tags;
 
 import contextlib
 import dataclasses
-import errno
 import io
 import os
 import shutil
@@ -226,7 +225,7 @@ def write_video(
     refuse_unwritable(path)
     if streams_from is not None:
         refuse_same_file(streams_from, path)
-    with replacing(path) as partial:
+    with naming(path), replacing(path) as partial:
         partial.touch()  # an unwritable folder shows before any work is done
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
         try:
@@ -345,44 +344,49 @@ class VideoWriter:
             raise ValueError(f"{self._target}: no frames were written")
         pts = [_read_presentation_times(self._segment_path(number)) for number in range(self._segments_done)]
         decode_time = _decode_times(np.concatenate(pts))
+        what = f" and the other streams of {os.fspath(self._streams_from)}" if self._streams_from else ""
+        with naming(self._target, f"the pictures{what}"):
+            self._write_all(path, decode_time, int(np.min(pts[0])))
+
+    def _write_all(self, path: Path, decode_time: list[int], first_pts: int) -> None:
         copy: StreamCopy | None = None
         container, stream = self._open_container(path, self._plan)
         try:
             if self._streams_from is not None:
                 copy = StreamCopy(self._streams_from, container, self._suffix, self._plan, self._cut)
-            number, first_pts = 0, int(np.min(pts[0]))
-            for segment_number in range(self._segments_done):
-                segment = _read_segment(self._segment_path(segment_number))
-                is_last = segment_number == self._segments_done - 1
-                end_pts = int(np.max(segment.pts + segment.duration)) if is_last else 0
-                for index, data in enumerate(segment.packets()):
-                    packet = av.Packet(data)
-                    packet.pts, packet.dts = int(segment.pts[index]), decode_time[number]
-                    packet.duration, packet.is_keyframe = int(segment.duration[index]), bool(segment.is_key[index])
-                    packet.stream, packet.time_base = stream, self._format.time_base
-                    if is_last and index == len(segment.pts) - 1:
-                        # MP4 adds up decoding times: the last packet written, which need not be the last one shown,
-                        # carries what is missing to the end of the last frame.
-                        shown, decoded = end_pts - first_pts, decode_time[number] - decode_time[0]
-                        packet.duration = max(packet.duration, shown - decoded)
-                    if copy is not None:
-                        copy.copy_until(float(packet.dts * packet.time_base))
-                    container.mux(packet)
-                    number += 1
-            if copy is not None:
-                copy.finish()
+            for packet in self._timed_packets(decode_time, first_pts):
+                packet.stream = stream
+                if copy is not None:
+                    copy.copy_until(float(packet.dts * packet.time_base))
+                container.mux(packet)
+            if copy is not None and (refused := copy.finish()):
+                logging.warning("%s: %d damaged packets beside the pictures are left out", self._target, refused)
             container.close()
-        except av.FFmpegError as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
-                raise OSError(error.errno, os.strerror(error.errno), os.fspath(self._target)) from error
-            # No ValueError: nothing is wrong with what was asked for, and what was restored is to be kept.
-            what = f" and the other streams of {os.fspath(self._streams_from)}" if self._streams_from else ""
-            raise OSError(f"{self._target}: FFmpeg cannot write the pictures{what} ({error.strerror})") from error
         finally:
             with contextlib.suppress(OSError, ValueError):
                 container.close()  # after an error there is nothing left to save
             if copy is not None:
                 copy.close()
+
+    def _timed_packets(self, decode_time: list[int], first_pts: int) -> Iterator[Any]:
+        """The packets of all segments."""
+        number = 0
+        for segment_number in range(self._segments_done):
+            segment = _read_segment(self._segment_path(segment_number))
+            is_last = segment_number == self._segments_done - 1
+            end_pts = int(np.max(segment.pts + segment.duration)) if is_last else 0
+            for index, data in enumerate(segment.packets()):
+                packet = av.Packet(data)
+                packet.pts, packet.dts = int(segment.pts[index]), decode_time[number]
+                packet.duration, packet.is_keyframe = int(segment.duration[index]), bool(segment.is_key[index])
+                packet.time_base = self._format.time_base
+                if is_last and index == len(segment.pts) - 1:
+                    # MP4 adds up decoding times: the last packet written, which need not be the last one shown,
+                    # carries what is missing to the end of the last frame.
+                    shown, decoded = end_pts - first_pts, decode_time[number] - decode_time[0]
+                    packet.duration = max(packet.duration, shown - decoded)
+                yield packet
+                number += 1
 
     def _segment_path(self, number: int) -> Path:
         return self._folder / f"{self._stem}_{number:06d}.npz"
@@ -535,6 +539,29 @@ def _decode_times(pts: np.ndarray) -> list[int]:
         return pts.tolist()
     early = shown[:delay] - (shown[delay] - shown[0])
     return np.concatenate([early, shown[:-delay]]).tolist()
+
+
+@contextlib.contextmanager
+def naming(target: Path, what: str = "the video") -> Iterator[None]:
+    """Errors name the target, not the temporary file that was written to in its place.
+
+    Raises:
+        OSError: for any error of FFmpeg's. No ValueError: nothing is wrong with what was asked for, and what was
+            restored is to be kept.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is None or isinstance(error, ValueError):
+            raise
+        whole = Path(os.path.abspath(target))
+        # Temporary names are made of the target's, in its folder or in one there.
+        ours = (str(whole.with_name(f".{whole.name}")), str(whole.with_name(f"{whole.stem}.partial-")))
+        if not os.path.abspath(os.fsdecode(error.filename)).startswith(ours):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(target)) from error
+    except av.FFmpegError as error:
+        raise OSError(f"{target}: FFmpeg cannot write {what} ({error.strerror})") from error
 
 
 def refuse_same_file(source: StrPath, target: StrPath) -> None:

@@ -21,6 +21,7 @@ from jaxdeblur.data.video_writer import (
     VideoWriter,
     choose_encoding,
     encoder_bytes,
+    naming,
     refuse_same_file,
     refuse_unwritable,
     refuse_unwritable_folder,
@@ -464,6 +465,11 @@ def _move(part: Path, place: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
     partial = place.with_name(f".{place.name}.partial")
+    with naming(place):
+        _copy_and_remove(part, partial, place)
+
+
+def _copy_and_remove(part: Path, partial: Path, place: Path) -> None:
     try:
         if part.is_dir():
             shutil.copytree(part, partial, dirs_exist_ok=True)

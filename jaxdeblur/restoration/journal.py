@@ -73,8 +73,11 @@ class Journal:
                 self._record = {"task": self._task, "settled": {}}
                 self._write_record()
             self._refuse_another(self._record["task"])
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and self.complete is None and self.halfway is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
             self._lock.close()
+            self._raise_by_known_name(error)
             raise
 
     def _refuse_another(self, earlier: dict[str, Any]) -> None:
@@ -129,8 +132,11 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave(error)
+        self._raise_by_known_name(error)
+
+    def _raise_by_known_name(self, error: BaseException | None) -> None:
+        """An error about a file in the folder again, by the name that the user knows."""
         if isinstance(error, OSError) and error.errno and self._is_ours(error.filename):
-            # By the name that the user knows.
             raise OSError(error.errno, error.strerror, os.fspath(self._target)) from error
 
     def _is_ours(self, name: Any) -> bool:
