@@ -483,19 +483,22 @@ class CopyPlanner:
             return _Tags.of(container)
 
     def _warn(self, plan: CopyPlan) -> None:
-        for index, way in plan.ways.items():
-            known = self._streams[index]
-            what = f"the {known.kind} stream {index} of {os.fspath(self._source)} ({known.name})"
-            if way is not Way.COPY:
-                # Most of a phone's videos have data that hardly any container but their own takes.
-                how = {
-                    Way.LEAVE: "left out",
-                    Way.TEXT: "written as plain text",
-                    Way.ENCODE: f"encoded anew as {'Opus' if self._suffix == '.webm' else 'AAC'}",
-                }[way]
-                logging.warning(
-                    "%s: a %s file cannot hold %s, which is %s", self._target, self._target.suffix, what, how
-                )
+        """One line for what comes another way, and one for what is left out, which of a phone's data is much."""
+        hows = {
+            Way.ENCODE: f"encoded anew as {'Opus' if self._suffix == '.webm' else 'AAC'}",
+            Way.TEXT: "written as plain text",
+            Way.LEAVE: "left out",
+        }
+        for way, how in hows.items():
+            indices = [index for index, chosen in plan.ways.items() if chosen is way]
+            whats = [f"the {self._streams[index].kind} stream {index}" for index in indices]
+            names = [f"({self._streams[index].name})" for index in indices]
+            if not indices:
+                continue
+            what = f"{whats[0]} of {os.fspath(self._source)} {names[0]}"
+            what += "".join(f", {other} {name}" for other, name in zip(whats[1:], names[1:], strict=True))
+            which = "which is" if len(indices) == 1 else "which are"
+            logging.warning("%s: a %s file cannot hold %s, %s %s", self._target, self._target.suffix, what, which, how)
         if self._lost:
             logging.warning(
                 "%s: a %s file cannot hold these tags of %s, which are lost: %s",
@@ -517,7 +520,8 @@ class _Known:
     """What tells a stream from others."""
 
     kind: str
-    name: str
+    family: str
+    name: str = dataclasses.field(compare=False)
     is_time_code: bool = dataclasses.field(default=False, compare=False)
 
     @classmethod
@@ -527,9 +531,9 @@ class _Known:
         else:  # what FFmpeg cannot decode has no codec context
             context = stream.codec_context
             name = None if context is None else context.codec.canonical_name
-            name = "mp3" if name in ("mp1", "mp2") else name  # MP4 has one name for all three, and so has the decoder
         is_time_code = stream.type == "data" and name is None and "timecode" in stream.metadata
-        return cls(stream.type, name or _UNKNOWN, is_time_code)
+        family = "mp3" if name in ("mp1", "mp2") else name  # MP4 has one name for all three, and so has the decoder
+        return cls(stream.type, family or _UNKNOWN, name or _UNKNOWN, is_time_code)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from tiny_video import (
     psnr_db,
     smooth_frames,
@@ -17,7 +18,8 @@ from tiny_video import (
     write_video_file,
 )
 
-from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
+from jaxdeblur.data.video_damage import RepairingDecoder
+from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader, to_rgb
 from jaxdeblur.data.video_writer import write_video
 
 LUMA_WEIGHTS = {"ITU601": (0.299, 0.114), "ITU709": (0.2126, 0.0722), "BT2020": (0.2627, 0.0593)}
@@ -616,3 +618,68 @@ def test_sizes_that_no_encoder_takes_are_refused_at_once(tmp_path, codec, size):
     ):
         pytest.fail("not refused")
     assert os.listdir(tmp_path) == []
+
+
+# --- Pixels and tags of every kind ---
+
+
+def every_pixel_format():
+    """All that FFmpeg's converter can make of RGB: those a test can make."""
+    rgb = av.VideoFrame.from_ndarray(np.zeros((2, 2, 3), np.uint8), format="rgb24")
+    for name in sorted(av.video.format.names):
+        try:
+            yield name, rgb.reformat(format=name)
+        except (av.FFmpegError, ValueError):
+            continue
+
+
+def test_every_kind_of_pixels_becomes_rgb():
+    """Two colours, or their grey, black or white in kinds that have no colour."""
+    rgb = np.zeros((32, 48, 3), np.uint8)
+    rgb[:16], rgb[16:] = [200, 40, 90], [30, 180, 220]
+    source = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    form = VideoFormat(32, 48, Fraction(1, 25), Fraction(25))
+    names = [name for name, _ in every_pixel_format()]
+    assert len(names) > 180
+    for name in names:
+        frame = source.reformat(format=name, dst_colorspace="ITU601")
+        found = to_rgb(frame, form, VideoReformatter())
+        largest = np.iinfo(found.dtype).max
+        assert found.shape == (32, 48, 3), name
+        colours = found[[5, 26], 20] / largest * 255
+        if name.startswith("mono"):
+            assert set(np.unique(found)) <= {0, 255}, name
+        elif np.ptp(colours, axis=1).max() < 1:
+            np.testing.assert_allclose(colours[:, 0], [94, 140], atol=12, err_msg=name)
+        else:
+            coarse = {"rgb8", "bgr8", "rgb4", "bgr4", "rgb4_byte", "bgr4_byte", "rgb444le", "rgb444be", "bgr444le"}
+            np.testing.assert_allclose(colours, rgb[[5, 26], 20], atol=170 if name in coarse else 18, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["rgb4", "bgr4"])
+def test_pixels_that_ffmpegs_converter_cannot_read(name):
+    frame = av.VideoFrame(4, 1, name)
+    plane = frame.planes[0]
+    plane.update(bytes([0b1000_0110, 0b0001_1111]) + bytes(plane.buffer_size - 2))
+    expected = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]])
+    found = to_rgb(frame, VideoFormat(1, 4, Fraction(1, 25), Fraction(25)), VideoReformatter())
+    np.testing.assert_array_equal(found, expected if name == "rgb4" else expected[..., ::-1])
+
+
+@pytest.mark.parametrize("name", ["colorspace", "color_primaries", "color_trc", "color_range"])
+@pytest.mark.parametrize("value", [0, 3, 8, 14, 15, 17, 22, 200])
+def test_tags_that_nothing_knows_are_no_matter(tmp_path, monkeypatch, name, value):
+    """Whatever a decoder says of colours, the video is read and written."""
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mp4"
+    write_video_file(source, smooth_frames(2))
+
+    original = RepairingDecoder.__iter__
+
+    def tagged(self):
+        for shown in original(self):
+            setattr(shown.frame, name, value)
+            yield shown
+
+    monkeypatch.setattr(RepairingDecoder, "__iter__", tagged)
+    copy_video(source, target)
+    assert len(time_stamps_s(target)) == 2
