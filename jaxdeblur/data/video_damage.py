@@ -46,15 +46,14 @@ class Damage:
 
     def __str__(self) -> str:
         promised = f" of {self.promised}" if self.promised else ""
-        parts = [f"{self.read}{promised} frames were readable"]
-        if self.repeated:
-            parts.append(f"{self.repeated} that were not repeat their neighbour at their own time")
-        if self.concealed:
-            parts.append(f"{self.concealed} of those read are damaged in parts")
-        if self.lost:
-            parts.append(f"{self.lost} are lost")
         why = f" ({self.reason})" if self.reason else ""
-        return f"truncated or damaged video{why}: {'; '.join(parts)}"
+        faults = {
+            "repeated from a neighbour": self.repeated,
+            "damaged in parts": self.concealed,
+            "lost": self.lost,
+        }
+        counts = "".join(f"; {fault}: {count}" for fault, count in faults.items() if count)
+        return f"truncated or damaged video{why}: {self.read}{promised} frames were readable{counts}"
 
 
 class Shown(NamedTuple):

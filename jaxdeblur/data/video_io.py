@@ -55,6 +55,9 @@ JUMP_S = Fraction(1, 2)
 """Time stamps that go back by more are those of another recording, joined to the one before; those that go back by
 less are faults."""
 
+# What the names of kinds of pixels without colour begin with, some with alpha.
+_GREY = ("gray", "ya8", "ya16", "yaf")
+
 # Kinds of files that make FFmpeg read other files.
 _PLAYLISTS = ("hls", "concat", "dash", "imf")
 
@@ -427,8 +430,10 @@ def to_rgb(frame: av.VideoFrame, form: VideoFormat, reformatter: VideoReformatte
         return _grey_of_limited_range(frame.to_ndarray(), bits)
     target = "rgb48le" if bits > 8 else "rgb24"
     if frame.format.is_rgb:
+        if bits < 8 and frame.format.is_big_endian:  # the converter's short way takes the bytes in the other order
+            frame = reformatter.reformat(frame, format="gbrp")
         return reformatter.reformat(frame, format=target).to_ndarray()
-    is_full = frame.color_range == FULL_RANGE or frame.format.name.startswith(("yuvj", "gray"))
+    is_full = frame.color_range == FULL_RANGE or frame.format.name.startswith(("yuvj", *_GREY))
     rgb = reformatter.reformat(
         frame,
         format=target,
@@ -437,7 +442,7 @@ def to_rgb(frame: av.VideoFrame, form: VideoFormat, reformatter: VideoReformatte
         dst_color_range="JPEG",
         interpolation=ACCURATE,
     ).to_ndarray()
-    return rgb if bits <= 8 else rescale_u16(rgb, white_16_bit(bits, is_full), 65535)
+    return rgb if bits <= 8 else rescale_u16(rgb, white_16_bit(min(bits, 16), is_full), 65535)
 
 
 def white_16_bit(bits: int, is_full_range: bool) -> int:
@@ -504,7 +509,7 @@ def _begin_s(container: Any) -> Fraction:
 
 
 def _is_yuv(frame: av.VideoFrame) -> bool:
-    return not frame.format.is_rgb and not frame.format.name.startswith("gray")
+    return not frame.format.is_rgb and not frame.format.name.startswith(_GREY)
 
 
 def _not_kept(frame: av.VideoFrame, stream: Any) -> Iterator[str]:
