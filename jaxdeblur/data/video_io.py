@@ -309,6 +309,10 @@ class VideoReader:
                 # Decoders that work on several pictures at once tell of an error when others have been begun.
                 stream.thread_type = "SLICE"
                 return stream
+        if any(stream.codec_context is None for stream in self._container.streams.video):
+            raise ValueError(
+                f"{self.path}: FFmpeg has no decoder for this kind of video; convert it with another program"
+            )
         kinds = sorted({stream.type for stream in self._container.streams}) or ["nothing"]
         raise ValueError(f"{self.path}: has no video stream, only {', '.join(kinds)}")
 

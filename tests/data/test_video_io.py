@@ -389,6 +389,16 @@ def test_missing_and_unreadable_sources(tmp_path):
         VideoReader(tmp_path / "sound.m4a")
 
 
+def test_pictures_of_a_kind_that_ffmpeg_does_not_know(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video_file(path, smooth_frames(2))
+    content = path.read_bytes()
+    at = content.index(b"stsd") + 16
+    path.write_bytes(content[:at] + b"zzzz" + content[at + 4 :].replace(b"avcC", b"free"))
+    with pytest.raises(ValueError, match=r"a\.mp4: FFmpeg has no decoder for this kind of video"):
+        VideoReader(path)
+
+
 def test_truncated_mp4_without_header(tmp_path):
     write_video_file(tmp_path / "a.mp4", smooth_frames(10))
     data = (tmp_path / "a.mp4").read_bytes()
