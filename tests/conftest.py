@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, strict promotion, full matrix precision, one shared compilation cache."""
+"""Eight simulated CPU devices, strict promotion, full matrix precision, programs compiled quickly and only once."""
 
 import atexit
 import os
@@ -9,12 +9,15 @@ from pathlib import Path
 # Before the first import of jax anywhere.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Most programs run once, on small arrays: optimising them takes longer than it saves. JAX has no such setting of its
+# own that the commands which tests start would inherit, too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # For all workers and for the commands that tests start, which compile the same again and again; gone at the end. The
 # first process to come here makes it and the others inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
@@ -39,7 +42,15 @@ def _let_compiled_programs_go():
         jax.clear_caches()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the exhaustive tests, too, as `make test-all` does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        left_out = [item for item in items if "exhaustive" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "exhaustive" not in item.keywords]
     if any(device.platform == "gpu" for device in jax.devices()):
         return
     for item in items:

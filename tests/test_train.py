@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def environment():
-    return {**{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}, "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}
 
 
 def command(script, *arguments):
@@ -121,13 +121,14 @@ def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_five_moments_ends_like_one_never_stopped(environment, tmp_path):
+@pytest.mark.parametrize(("kills", "steps"), [(2, 90), pytest.param(5, 210, marks=pytest.mark.exhaustive)])
+def test_a_run_killed_at_any_moment_ends_like_one_never_stopped(environment, tmp_path, kills, steps):
     """SIGKILL, whatever is under way: starting, training, saving, validating."""
-    steps = "--config.training.steps=210"
+    steps = f"--config.training.steps={steps}"
     run(environment, "train.py", *smoke(tmp_path / "undisturbed", steps))
     workdir = tmp_path / "killed"
     moments = random.Random(7)
-    for kill in range(5):
+    for kill in range(kills):
         with subprocess.Popen(
             command("train.py", *smoke(workdir, steps)),
             env=environment,

@@ -93,7 +93,7 @@ def test_one_compilation_per_size(tiny):
         ("deblurgan", {"width": 0.1, "blocks": 1}),
         ("mtu1", {**MTU, "scales": 3}),
         *(
-            pytest.param(name, options, marks=pytest.mark.slow)
+            pytest.param(name, options, marks=pytest.mark.exhaustive)
             for name, options in (
                 ("mtu1", {**MTU, "compute_dtype": "bfloat16"}),
                 ("mtu4", MTU),

@@ -377,7 +377,8 @@ files.deblur_video(sys.argv[1], sys.argv[2], Echo(), {}, compare=sys.argv[2][:-4
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments(tmp_path):
+@pytest.mark.parametrize("wanted_kills", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_killed_at_any_moment(tmp_path, wanted_kills):
     source = tmp_path / "in.mp4"
     write_video_file(source, np.random.default_rng(0).integers(0, 256, (150, 48, 64, 3), np.uint8), audio_s=5)
     here = os.path.dirname(__file__)
@@ -391,7 +392,7 @@ def test_killed_at_twenty_moments(tmp_path):
     moments = random.Random(0)
     kills = finished = 0
     target = tmp_path / "out.mp4"
-    while kills < 20:
+    while kills < wanted_kills:
         target.unlink(missing_ok=True)
         process = begin(target, "slowly")
         while not (tmp_path / ".out.mp4.jaxdeblur" / "job.json").exists() and process.poll() is None:
