@@ -6,17 +6,17 @@ A run that was stopped, however it was, goes on when the same command is given a
 import dataclasses
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 import jaxdeblur.config as parts
+from jaxdeblur import run_command
 from jaxdeblur.checkpoint import is_run_with_checkpoint
 from jaxdeblur.data.image_io import replacing
 from jaxdeblur.evaluation.pictures import stack, write_picture
@@ -27,7 +27,7 @@ from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
 from jaxdeblur.training.state import TrainState, init_state
 from jaxdeblur.training.step import make_train_step
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the run, such as configs/mtu.py or configs/mtu.py:smoke")
+_CONFIG = run_command.define_config("the run, such as configs/mtu.py or configs/mtu.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; by default runs/<config>[_<variant>]")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of a multi-host run first")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster manager tells")
@@ -38,8 +38,7 @@ logger = logging.getLogger("train")
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    del argv  # there are none
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -153,9 +152,4 @@ def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.mark_flag_as_required("config")
-    try:
-        app.run(main)
-    except (ValueError, OSError, ImportError, loop.NonFiniteLossError) as error:
-        sys.exit(f"train.py: error: {error}")
+    run_command.start(main, "train.py", failures=(loop.NonFiniteLossError,))

@@ -926,6 +926,78 @@ def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
         )
 
 
+def check_scored_run(saved: dict[str, Any], config: ConfigDict, given: Collection[str], task: str) -> None:
+    """Raises unless scoring by a configuration can give what it asks for.
+
+    A network is scored as it was trained, but for its precision; so what the configuration says of the network must be
+    what the checkpoint's says, as must every field set by hand that scoring does not read.
+
+    Args:
+        saved: the checkpoint's configuration.
+        given: the fields that were set by hand, such as "data.batch_size".
+        task: one of `tasks`.
+    """
+    old, new = _flat(saved), _flat(to_json(config))
+    sizes = getattr(create_model(**saved["model"]), "config", None)
+    by_hand = {path for path in new if any(_is_below(path, field.partition("[")[0]) for field in given)}
+    differ, way_out = [], []
+    for path in sorted(new):
+        section, _, field = path.partition(".")
+        if section == "model":
+            free = {"name", "compute_dtype"} if path in by_hand else {"name", "compute_dtype", "weight_init"}
+            if not config.model.name or field in free or not (path in by_hand or hasattr(sizes, field)):
+                continue
+            was = getattr(sizes, field, None)
+        elif path in by_hand and not any(_is_below(path, read) for read in _fields_scoring_reads(config, task)):
+            was = old.get(path)
+        else:
+            continue
+        was = list(was) if isinstance(was, tuple) else was
+        if was != new[path]:
+            differ.append(f"{path}: {was!r} -> {new[path]!r}")
+            way_out.append(f"--config.{path}={was}")
+    if differ:
+        raise ValueError(
+            f"{'; '.join(differ)}: these fields are not the checkpoint's, and scoring takes them from it or does not "
+            f"read them; set them to the checkpoint's values, as {way_out[0]} does, or train a run of this "
+            "configuration"
+        )
+
+
+def _is_below(path: str, field: str) -> bool:
+    return path == field or path.startswith(f"{field}.")
+
+
+def _fields_scoring_reads(config: ConfigDict, task: str) -> list[str]:
+    """Of `build_evaluation` on test data, but for the model's: fields and sections."""
+    data, flow = config.data, task == "flow"
+    source = data.get("labelled", data.source) if flow else data.get("unlabelled", data).source
+    fields = ["data.labelled" if flow and "labelled" in data else "data.source"]
+    fields += [f"evaluation.{'flow_clips' if flow and 'flow_clips' in config.evaluation else 'clips'}"]
+    if not flow:
+        fields += ["evaluation.protocol", "evaluation.motion"]
+    if "unlabelled" in data:
+        fields = [field for field in fields if field != "data.source"]
+        fields += [f"data.unlabelled.{name}" for name in ("source", "only")]
+    if source in ("scenes", "none"):
+        unread = ("validation_seed", "distinct_clips", "turned", "ends_share")
+        fields += [f"data.scenes.{name}" for name in data.scenes if name not in unread]
+        fields += ["evaluation.frames", "objective.images"]
+        if "unlabelled" in data:
+            fields += ["data.unlabelled.scenes", "data.unlabelled.clip_px"]
+        else:
+            fields += ["data.crop_px", "data.batch_size"]  # as many are rendered at once
+    elif source == "video_folder":
+        tuned = "unlabelled" in data
+        fields += ["data.unlabelled.root" if tuned else "data.video_folder.root"]
+        fields += ["data.unlabelled.split" if tuned else "data.video_folder.test_split"]
+    else:
+        fields += ["data.flow_pairs.root"]
+        if source == "sintel":
+            fields += ["data.flow_pairs.render_pass", "data.flow_pairs.held_out_scenes"]
+    return fields
+
+
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():

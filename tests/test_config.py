@@ -613,3 +613,74 @@ def test_a_run_in_turns_keeps_when_it_is_validated_and_has_a_constant_schedule()
     config.optimizer.schedule = "cosine"
     with pytest.raises(ValueError, match="each branch would count its own turns"):
         parts.build_turns(config, parts.build_model(config))
+
+
+def scored(file, variant, *given, task="deblur", **fields):
+    """What scoring a run of a recipe says to the same recipe with fields set by hand."""
+    saved = parts.to_json(parts.resolve(load(variant, file)))
+    config = load(variant, file)
+    with config.unlocked():
+        config.update_from_flattened_dict(fields)
+    parts.check_scored_run(saved, parts.resolve(config), [*fields, *given], task)
+
+
+@pytest.mark.parametrize(
+    ("file", "variant", "task", "field", "value"),
+    [
+        ("mtu", "smoke", "deblur", "model.match_radius", 5),
+        ("mtu", "smoke", "deblur", "model.weight_init", "he"),
+        ("cdvd", "smoke", "deblur", "model.stages", 1),
+        ("cdvd", "smoke", "deblur", "model.prior", False),
+        ("svrnn", "smoke", "deblur", "model.sees", "both"),
+        ("svrnn", "smoke", "deblur", "objective.flow_loss", False),
+        ("mtu", "smoke", "deblur", "optimizer.clip_norm", 7.0),
+        ("mtu", "smoke", "deblur", "training.steps", 7),
+        ("mtu", "smoke", "deblur", "data.frames", 7),
+        ("mtu", "smoke", "deblur", "data.scenes.turned", True),
+        ("mtu", "smoke", "deblur", "data.scenes.validation_seed", 7),
+        ("mtu", "smoke", "deblur", "data.video_folder.root", "elsewhere"),
+        ("mtu", "dvd", "deblur", "data.scenes.sub_frames", 7),
+        ("mtu", "dvd", "deblur", "evaluation.frames", 7),
+        ("mtu", "dvd", "deblur", "data.crop_px", 64),
+        ("vdflow", "smoke", "flow", "evaluation.clips", 7),
+        ("vdflow", "smoke", "deblur", "evaluation.flow_clips", 7),
+        ("pwcnet", "sintel", "flow", "data.flow_pairs.crop_px", (64, 64)),
+        ("pwcnet", "chairs", "flow", "data.flow_pairs.render_pass", "clean"),
+    ],
+)
+def test_scoring_refuses_what_it_would_not_do(file, variant, task, field, value):
+    with pytest.raises(ValueError, match=rf"^{field}: .* -> .*; set them to the checkpoint's values, as --config\."):
+        scored(file, variant, task=task, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("file", "variant", "task", "field", "value"),
+    [
+        ("mtu", "smoke", "deblur", "model.compute_dtype", "bfloat16"),
+        ("mtu", "smoke", "deblur", "model.match_radius", 3),  # as it was trained
+        ("mtu", "smoke", "deblur", "training.steps", 60),
+        ("mtu", "smoke", "deblur", "evaluation.clips", 7),
+        ("mtu", "smoke", "deblur", "evaluation.protocol", "cdvd"),
+        ("mtu", "smoke", "deblur", "evaluation.motion", True),
+        ("mtu", "smoke", "deblur", "data.scenes.max_speed_px", 9.0),
+        ("mtu", "smoke", "deblur", "data.source", "video_folder"),
+        ("mtu", "dvd", "deblur", "data.video_folder.root", "elsewhere"),
+        ("vdflow", "smoke", "flow", "evaluation.flow_clips", 7),
+        ("pwcnet", "sintel", "flow", "data.flow_pairs.render_pass", "clean"),
+        ("pwcnet", "smoke", "flow", "objective.images", "sharp"),
+    ],
+)
+def test_scoring_does_what_it_can(file, variant, task, field, value):
+    scored(file, variant, task=task, **{field: value})
+
+
+def test_scoring_by_another_recipe_of_the_network_takes_data_from_it():
+    saved = parts.to_json(parts.resolve(load("scenes")))
+    parts.check_scored_run(saved, parts.resolve(load("dvd")), [], "deblur")  # but for what nobody asked by hand
+    parts.check_scored_run({"model": {"name": "mtu2"}}, parts.resolve(load("dvd")), [], "deblur")
+    with pytest.raises(ValueError, match=r"model\.channels: 26 -> 6; .*model\.residual_blocks: 8 -> 1"):
+        parts.check_scored_run({"model": {"name": "mtu2"}}, parts.resolve(load("smoke")), [], "deblur")
+    with pytest.raises(ValueError, match=r"optimizer\.clip_norm: None -> 1\.0"):
+        parts.check_scored_run(
+            {"model": {"name": "mtu2"}}, parts.resolve(load("dvd")), ["optimizer.clip_norm"], "deblur"
+        )
