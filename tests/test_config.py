@@ -170,9 +170,13 @@ def test_every_variant_of_cdvd_builds(variant):
             kind=config.optimizer.schedule,
             steps=config.training.steps,
         )
-        epochs = (0, 199.9, 200.1, 399.9, 400.1)
-        rates = [float(schedule(int(683 * epoch))) for epoch in epochs]
-        np.testing.assert_allclose(rates, [1e-6, 1e-6, 5e-7, 5e-7, 2.5e-7], rtol=1e-5)
+        # DVD: 5,262 windows, 657.75 updates of eight; GoPro: 1,955 four times over, 977.5.
+        half, quarter, end = (195_500, 391_000, 488_750) if variant == "gopro" else (131_550, 263_100, 328_875)
+        rates = [float(schedule(step)) for step in (0, half - 1, half, quarter - 1, quarter, end)]
+        np.testing.assert_allclose(rates, [1e-6, 1e-6, 5e-7, 5e-7, 2.5e-7, 2.5e-7], rtol=1e-5)
+        assert (config.training.steps, config.training.checkpoint_every, config.training.evaluate_every) == (
+            (end, 978, 9_775) if variant == "gopro" else (end, 658, 6_578)
+        )
 
 
 @pytest.mark.parametrize(
