@@ -19,7 +19,8 @@ Variants (after the colon):
     smoke    a small network for a few thousand updates on 1,600 small scenes, which come round turned and mirrored
 
 The rows of the paper's Table IV: --config.model.recurrence=none|concatenated|decoder, --config.model.sees=current|both,
---config.objective.flow_loss=False (which recurrence=none and sees=current need, too).
+--config.objective.flow_loss=False (which recurrence=none and sees=current need, too). Where the flow network sees other
+frames than the pairs it was trained on, the layers that do not fit start anew.
 
 The paper reports 30.58 dB / 0.928 on DVD's test videos, over frames that have a successor
 (--config.evaluation.protocol=svrnn). This recipe has not been run to its end by us; no score of ours is claimed.

@@ -19,6 +19,7 @@ training    steps, passes (of a tuning), microbatches, loss_scale, ema_decay, lo
 evaluation  protocol, clips, validation_videos, flow_clips, frames (of rendered clips), motion
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -77,7 +78,7 @@ from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop.files import read_flow_network, read_weights
-from jaxdeblur.models import create_model, is_flow_network
+from jaxdeblur.models import create_model, example_inputs, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
@@ -96,7 +97,7 @@ from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Array, Batch, PyTree, Variables
-from jaxdeblur.variables import check_same_params
+from jaxdeblur.variables import check_same_params, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -345,9 +346,6 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
         name, width, released_width = FLOW_NETWORKS[model.config.flow], model.config.flow_width, 1.0
     else:
         name, width, released_width = "flownet2s_small", SMALL_WIDTH * model.config.width, SMALL_WIDTH
-        if model.config.sees != "next" and not config.initial.flow_checkpoint:
-            logger.info("the flow network starts from random weights: it sees other frames than one trained on pairs")
-            return params
     options, trainable = config.initial, name in TRAINABLE_FLOW_NETWORKS
     if options.flow_checkpoint:
         path = options.flow_checkpoint
@@ -381,10 +379,30 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
         for part, widened in parts.items():
             check_same_params(params[part], widened, path)
         return {**params, **parts}
-    if isinstance(model, SVRNN):  # which has two layers more
-        found = {**params["flow_net"], **in_pixels_of_own_grid(found)}
+    if isinstance(model, SVRNN):
+        return {**params, "flow_net": _of_pairs(model, params["flow_net"], found, path)}
     check_same_params(params["flow_net"], found, path)
     return {**params, "flow_net": found}
+
+
+def _of_pairs(model: SVRNN, flow_net: PyTree, found: PyTree, path: str) -> PyTree:
+    """The flow network inside SVRNN, which has two layers more, from one that was trained on pairs of frames.
+
+    Where it sees other frames than the current and the next, the layers that take or give as many values as there are
+    frames start anew; a warning names them.
+    """
+    pairs = SVRNN(dataclasses.replace(model.config, sees="next"))
+    expected = jax.eval_shape(pairs.init, jax.random.key(0), *example_inputs(pairs))["params"]["flow_net"]
+    found = in_pixels_of_own_grid(found)
+    check_same_params(expected, {**expected, **found}, path)
+    anew = [layer for layer in found if shapes_of(found[layer]) != shapes_of(flow_net[layer])]
+    if anew:
+        logger.warning(
+            "%s was trained on pairs of frames; of the flow network with model.sees=%r these layers do not fit and "
+            "start anew: %s",
+            path, model.config.sees, ", ".join(anew),
+        )  # fmt: skip
+    return {layer: found[layer] if layer in found and layer not in anew else own for layer, own in flow_net.items()}
 
 
 def tuned_variables(config: ConfigDict) -> Variables:

@@ -403,20 +403,48 @@ def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplo
     np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["kernel"], 2 * 64 / 20)
     np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["bias"], 2)
 
-    alone = parts.resolve(load("smoke", "svrnn"))  # one that sees other frames than the pairs that one was trained on
-    alone.model.sees, alone.objective.flow_loss, alone.initial.flow_workdir = "current", False, str(tmp_path / "flow")
-    model = parts.build_model(alone)
-    params = filled(model, 1.0)
-    assert parts.initial_params(alone, model, params) is params
-    alone.initial.flow_checkpoint = str(tmp_path / "flow")
-    with pytest.raises(ValueError, match=r"flow does not fit: conv1/kernel is \(7, 7, 6, 6\), not \(7, 7, 3, 6\)"):
-        parts.initial_params(alone, model, params)
-
     without = parts.resolve(load("smoke", "svrnn"))
     without.model.recurrence, without.objective.flow_loss = "none", False
     model = parts.build_model(without)
     params = filled(model, 1.0)
     assert parts.initial_params(without, model, params) is params
+
+
+@pytest.mark.parametrize(
+    ("sees", "anew"),
+    [
+        ("current", {"conv1"}),
+        (
+            "both",
+            {"conv1", "deconv2", "deconv3", "deconv4"}
+            | {f"predict_flow{level}" for level in range(2, 7)}
+            | {f"upsampled_flow{level}_to_{level - 1}" for level in range(3, 7)},
+        ),
+    ],
+)
+@pytest.mark.parametrize("found_in", ["flow_checkpoint", "flow_workdir"])
+def test_layers_of_svrnns_flow_network_that_see_other_frames_start_anew(tmp_path, caplog, sees, anew, found_in):
+    small = create_model("flownet2s_small", width=0.09375)
+    folder = tmp_path / "run" / "checkpoints" / "7"
+    variables = {"params": filled(small, 2.0)}
+    save_model(folder, name="flownet2s_small", options={"width": 0.09375}, variables=variables)
+    config = parts.resolve(load("smoke", "svrnn"))
+    config.model.sees, config.objective.flow_loss = sees, sees == "both"
+    config.initial[found_in] = str(tmp_path / "run")
+    model = parts.build_model(config)
+    params = filled(model, 1.0)
+    with caplog.at_level(logging.WARNING):
+        flow_net = parts.initial_params(config, model, params)["flow_net"]
+    started = {layer for layer in variables["params"] if np.all(flow_net[layer]["bias"] == 1)}
+    assert started == anew
+    (record,) = caplog.records
+    assert set(record.getMessage().partition("start anew: ")[2].split(", ")) == anew
+    assert jax.tree.map(np.shape, flow_net) == jax.tree.map(np.shape, params["flow_net"])
+
+    config.model.width = 0.5  # another size is another network, of which nothing fits
+    wider = parts.build_model(config)
+    with pytest.raises(ValueError, match=r"run does not fit: .*conv6_1/kernel is"):
+        parts.initial_params(config, wider, filled(wider, 1.0))
 
 
 NETWORKS = {"": ("vdflow", 58_575_003), "noalign": ("dbn", 15_305_291), "single": ("dbn", 15_305_291)}
