@@ -8,9 +8,9 @@
     [--out FOLDER] [--steps N] [--clips 24]
 
 Trains the flow network inside first, then every variant from it by the :smoke recipe, all by train.py, and scores them
-by evaluate.py: what is there already is not done again, what was stopped goes on. A variant whose flow network sees other
-frames starts from it, too, but for the layers that do not fit, which train.py names. The tables are also written to
-FOLDER/table.txt; FOLDER is runs/ablations_cdvd, for instance, if not given.
+by evaluate.py: what is there already is not done again, what was stopped goes on. A variant whose flow network sees
+other frames starts from it, too, but for the layers that do not fit, which train.py names. The tables are also written
+to FOLDER/table.txt; FOLDER is runs/ablations_cdvd, for instance, if not given.
 """
 
 import argparse

@@ -179,6 +179,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 f"{data.note and ' '}TRUE FLOW OF RENDERED SCENES, NOT OF SINTEL: {data.flow_pairs.root}/training does "
                 "not exist. Put MPI-Sintel there, or give --config.data.flow_pairs.root"
             )
+    if data.get("labelled", data.source) == "sintel" and not data.flow_pairs.held_out_scenes:
+        data.note += (
+            f"{data.note and ' '}NO SCENE OF SINTEL IS HELD OUT: validations are of scenes that are trained on, as the "
+            "papers' are. To hold some out, name them in --config.data.flow_pairs.held_out_scenes"
+        )
     if data.get("labelled") in ("scenes", "none"):  # without true flow to train on, rendered scenes are scored on
         config.evaluation.flow_clips = config.evaluation.flow_clips or 8
     if "unlabelled" in data:
@@ -413,14 +418,23 @@ def tuned_variables(config: ConfigDict) -> Variables:
 
 
 def flow_pairs(config: ConfigDict, *, held_out: bool) -> list[FlowPair]:
-    """Pairs with true flow to train on, or those set aside; of folders of pairs no part is set aside."""
+    """Pairs with true flow to train on, or those set aside. Of folders of pairs no part is set aside, nor of Sintel
+    where held_out_scenes names none: then both are all pairs."""
     options, source = config.data.flow_pairs, config.data.get("labelled", config.data.source)
     if source == "flow_folders":
         return index_flow_folders(options.root)
     if source == "flying_chairs":
         return index_flying_chairs(options.root, split="validation" if held_out else "train")
     index = index_sintel(options.root, render_pass=options.render_pass)
-    return hold_out_scenes(index, options.held_out_scenes)[1 if held_out else 0]
+    if not options.held_out_scenes:
+        return index
+    trained_on, set_aside = hold_out_scenes(index, options.held_out_scenes)
+    if not trained_on:
+        raise ValueError(
+            "data.flow_pairs.held_out_scenes names every scene there is, so none is left to train on; name fewer, or "
+            "none, '()', to train and validate on all"
+        )
+    return set_aside if held_out else trained_on
 
 
 def training_batches(
@@ -744,7 +758,10 @@ def scored_on(config: ConfigDict, task: str) -> str:
         source = "scenes" if source == "none" else source
     if source == "video_folder" and (record := read_record(config.data.video_folder.root)):
         return f"{record['name']}, {record['variant']}"
-    return f"sintel, {config.data.flow_pairs.render_pass}" if source == "sintel" else source
+    if source == "sintel":
+        trained_on = "" if config.data.flow_pairs.held_out_scenes else ", no scene held out"
+        return f"sintel, {config.data.flow_pairs.render_pass}{trained_on}"
+    return source
 
 
 def build_evaluation(

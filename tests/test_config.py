@@ -716,3 +716,31 @@ def test_scoring_by_another_recipe_of_the_network_takes_data_from_it():
         parts.check_scored_run(
             {"model": {"name": "mtu2"}}, parts.resolve(load("dvd")), ["optimizer.clip_norm"], "deblur"
         )
+
+
+def test_sintel_can_be_trained_on_whole(tmp_path):
+    """As the papers do; then validations are of what was trained on, which is said."""
+    write_sintel(tmp_path)
+    config = load("sintel", "pwcnet")
+    config.data.flow_pairs.root = str(tmp_path)
+    config.data.flow_pairs.held_out_scenes = ()
+    config.data.flow_pairs.crop_px = (64, 64)
+    config = parts.resolve(config)
+    assert "NO SCENE OF SINTEL IS HELD OUT" in config.data.note
+    assert parts.scored_on(config, "flow") == "sintel, final, no scene held out"
+    for held_out in (False, True):
+        assert {pair.scene for pair in parts.flow_pairs(config, held_out=held_out)} == {"alley_1", "cave_2"}
+    mesh = make_mesh(jax.devices()[:1])
+    names = [scene.name for scene in parts.flow_scenes(config, mesh, held_out="validation", windows=False)]
+    assert names == ["alley_1", "cave_2"]
+
+    config = small_vdflow(
+        data__labelled="sintel", data__flow_pairs__root=str(tmp_path), data__flow_pairs__held_out_scenes=()
+    )
+    assert "NO SCENE OF SINTEL IS HELD OUT" in config.data.note
+    turns = parts.build_turns(config, parts.build_model(config))
+    next(parts.training_batches(config, turns, mesh, held_out=True)(3))
+
+    config.data.flow_pairs.held_out_scenes = ("alley_1", "cave_2")
+    with pytest.raises(ValueError, match=r"names every scene there is.*or none, '\(\)'"):
+        parts.flow_pairs(config, held_out=False)
