@@ -72,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.objective = ConfigDict()
     config.objective.turn_updates = 12_000
     config.objective.flow_weight = 1.0
+    config.objective.outside = "clamped"  # "masked": the usual form, which is least where flows lead out of the frame
 
     config.data = ConfigDict()
     config.data.source = {"": "auto", "dvd": "video_folder"}.get(data, "scenes")

@@ -104,6 +104,9 @@ logger = logging.getLogger(__name__)
 _FREE_TRAINING_FIELDS = ("steps", "log_every", "checkpoint_every", "evaluate_every")
 """What may change when a run goes on: how long it is and how often it reports, not what it is."""
 
+_BEFORE_FIELDS = {"objective.outside": "masked"}
+"""What runs were whose configuration was saved before there was such a field."""
+
 CLIP_SOURCES = ("auto", "scenes", "video_folder")
 PAIR_SOURCES = ("scenes", "sintel", "flying_chairs", "flow_folders")
 LABELLED_SOURCES = ("auto", "none", "scenes", "sintel", "flow_folders")
@@ -951,6 +954,7 @@ def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
         {name: value for name, value in _flat(tree).items() if not name.startswith(ignored)}
         for tree in (saved, to_json(config))
     )
+    old = {**{name: value for name, value in _BEFORE_FIELDS.items() if name in new}, **old}
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)
     ]

@@ -744,3 +744,14 @@ def test_sintel_can_be_trained_on_whole(tmp_path):
     config.data.flow_pairs.held_out_scenes = ("alley_1", "cave_2")
     with pytest.raises(ValueError, match=r"names every scene there is.*or none, '\(\)'"):
         parts.flow_pairs(config, held_out=False)
+
+
+def test_a_run_from_before_the_warping_error_had_a_choice_goes_on_only_as_it_was():
+    config = parts.resolve(load("smoke", "vdflow"))
+    saved = parts.to_json(config)
+    del saved["objective"]["outside"]
+    with pytest.raises(ValueError, match=r"objective\.outside: 'masked' -> 'clamped'"):
+        parts.check_same_run(saved, config)
+    config.objective.outside = "masked"
+    parts.check_same_run(saved, config)
+    parts.check_same_run(parts.to_json(parts.resolve(load("smoke"))), parts.resolve(load("smoke")))
