@@ -23,6 +23,7 @@ from jaxdeblur.evaluation.pictures import stack, write_picture
 from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.reblur import ReblurObjective
 from jaxdeblur.training import loop
+from jaxdeblur.training.loss_scale import LossScale
 from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
 from jaxdeblur.training.state import TrainState, init_state
 from jaxdeblur.training.step import make_train_step
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
     for objective in turns.objectives:
         optimizers |= parts.build_optimizers(config, objective)
     plateau = parts.build_plateau(config)
+    loss_scale = parts.build_loss_scale(config)
     batches = parts.training_batches(config, turns, mesh)
     held_out_loss = parts.held_out_loss(config, turns, mesh) if plateau is not None else None
     tuned = next((objective for objective in turns.objectives if isinstance(objective, ReblurObjective)), None)
@@ -80,14 +82,16 @@ def main(argv: list[str]) -> None:
         variables = {**variables, "params": parts.initial_params(config, model, variables["params"])}
     plateaus = plateau.init(optimizers) if plateau is not None else None
     ema = config.training.ema_decay is not None
-    state = replicate(init_state(run_key, variables, optimizers, ema=ema, plateaus=plateaus), mesh)
+    scaling = loss_scale.init() if isinstance(loss_scale, LossScale) else None
+    state = init_state(run_key, variables, optimizers, ema=ema, plateaus=plateaus, loss_scale=scaling)
+    state = replicate(state, mesh)
     train_steps = {
         objective: make_train_step(
             objective,
             optimizers,
             ema_decay=config.training.ema_decay,
             microbatches=config.training.microbatches,
-            loss_scale=config.training.loss_scale,
+            loss_scale=loss_scale,
             plateau=plateau,
             mesh=mesh,
         )

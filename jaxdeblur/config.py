@@ -92,6 +92,7 @@ from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, ReblurObjective, 
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.turns import Turns
 from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
+from jaxdeblur.training.loss_scale import LossScale
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
@@ -304,6 +305,13 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
 def build_plateau(config: ConfigDict) -> Plateau | None:
     """Of `optimizer.plateau`, where a configuration has it."""
     return Plateau(**config.optimizer.plateau.to_dict()) if "plateau" in config.optimizer else None
+
+
+def build_loss_scale(config: ConfigDict) -> float | LossScale:
+    """`training.loss_scale`, which in float16 is where it begins."""
+    scale = config.training.loss_scale
+    parts = (config.model, config.get("flow_net", {}))
+    return LossScale(scale) if any(part.get("compute_dtype") == "float16" for part in parts) else scale
 
 
 def load_frozen(config: ConfigDict) -> dict[str, PyTree]:

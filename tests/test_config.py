@@ -22,6 +22,7 @@ from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.vdflow import branches
 from jaxdeblur.ops.warp import warp_backward
+from jaxdeblur.training.loss_scale import LossScale
 from jaxdeblur.training.optimizers import make_schedule
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh
@@ -755,3 +756,17 @@ def test_a_run_from_before_the_warping_error_had_a_choice_goes_on_only_as_it_was
     config.objective.outside = "masked"
     parts.check_same_run(saved, config)
     parts.check_same_run(parts.to_json(parts.resolve(load("smoke"))), parts.resolve(load("smoke")))
+
+
+def test_only_float16_has_a_scale_of_the_loss_that_follows():
+    config = load("smoke")
+    assert parts.build_loss_scale(config) == 1.0
+    config.training.loss_scale = 256.0
+    config.model.compute_dtype = "bfloat16"
+    assert parts.build_loss_scale(config) == 256.0
+    config.model.compute_dtype = "float16"
+    assert parts.build_loss_scale(config) == LossScale(256.0)
+    tuned = load("scenes", "reblur")
+    tuned.unlock()
+    tuned.flow_net.compute_dtype = "float16"
+    assert parts.build_loss_scale(tuned) == LossScale(1.0)
