@@ -54,6 +54,7 @@ def main(argv: list[str]) -> None:
         raise ValueError("give either --workdir or --checkpoint")
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    run_command.check_devices()
     config = parts.resolve(_CONFIG.value)
     checkpoint = find_checkpoint(source)
     saved = load_config(checkpoint)
@@ -84,14 +85,14 @@ def main(argv: list[str]) -> None:
         "task": task,
         "data": scored_on,
     }
+    consistency = None
+    if _FLOW_CHECKPOINT.value:
+        consistency = Consistency(*read_flow_network(_FLOW_CHECKPOINT.value, _FLOW_NAME.value)[:2])
     mesh = make_mesh(jax.local_devices()[:1])
     evaluation = parts.build_evaluation(config, model, mesh, held_out="test", task=task, protocols=_PROTOCOL.value)
     if isinstance(evaluation, FlowEvaluation):
         evaluation.report(variables, out, about, console)
         return
-    consistency = None
-    if _FLOW_CHECKPOINT.value:
-        consistency = Consistency(*read_flow_network(_FLOW_CHECKPOINT.value, _FLOW_NAME.value)[:2])
     evaluation.report(
         variables,
         out,

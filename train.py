@@ -6,6 +6,7 @@ A run that was stopped, however it was, goes on when the same command is given a
 import dataclasses
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,17 @@ def main(argv: list[str]) -> None:
             # It would swallow every SIGTERM before the loop is there to act on it.
             jax.config.update("jax_enable_preemption_service", False)
         # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        try:
+            jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        except Exception as error:  # what is wrong with an address shows in many ways
+            raise ValueError(
+                f"the processes of the run do not find each other ({error}); --coordinator is HOST:PORT of process 0, "
+                "--processes their number, and --process each one's own, from 0"
+            ) from error
+    run_command.check_devices()
     config = parts.resolve(_CONFIG.value)
     workdir = Path(_WORKDIR.value or default_workdir()).absolute()
+    check_workdir(workdir, config)
 
     mesh = make_mesh()
     for part in (config.data, config.data.get("unlabelled", config.data)):
@@ -62,14 +71,17 @@ def main(argv: list[str]) -> None:
         optimizers |= parts.build_optimizers(config, objective)
     plateau = parts.build_plateau(config)
     loss_scale = parts.build_loss_scale(config)
+    frozen = parts.load_frozen(config)
+    started = None if is_run_with_checkpoint(workdir) else parts.load_initial(config, model)
+    tuned = next((objective for objective in turns.objectives if isinstance(objective, ReblurObjective)), None)
+    tuned_variables = parts.tuned_variables(config) if tuned is not None else None
     batches = parts.training_batches(config, turns, mesh)
     held_out_loss = parts.held_out_loss(config, turns, mesh) if plateau is not None else None
-    tuned = next((objective for objective in turns.objectives if isinstance(objective, ReblurObjective)), None)
     reblur_error = parts.reblur_error(tuned, batches) if tuned is not None else None
     evaluations = [
         parts.build_evaluation(config, model, mesh, held_out="validation", task=task) for task in parts.tasks(model)
     ]
-    frozen = replicate(parts.load_frozen(config), mesh)
+    frozen = replicate(frozen, mesh)
 
     open_workdir(workdir, config)
     logger.info("%s: %d devices, %s", workdir, mesh.devices.size, mesh.devices.flat[0].device_kind)
@@ -77,9 +89,9 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    variables = initial_variables(init_key, model) if tuned is None else parts.tuned_variables(config)
-    if tuned is None and not is_run_with_checkpoint(workdir):
-        variables = {**variables, "params": parts.initial_params(config, model, variables["params"])}
+    variables = tuned_variables or initial_variables(init_key, model)
+    if started is not None:
+        variables = {**variables, "params": parts.with_drawn(started, variables["params"])}
     plateaus = plateau.init(optimizers) if plateau is not None else None
     ema = config.training.ema_decay is not None
     scaling = loss_scale.init() if isinstance(loss_scale, LossScale) else None
@@ -141,16 +153,29 @@ def default_workdir() -> str:
     return f"runs/{Path(file).stem}{variant and f'_{variant}'}"
 
 
-def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
-    """Makes the folder, or checks that the run it holds is this one. A run without a checkpoint has not begun."""
+def check_workdir(workdir: Path, config: parts.ConfigDict) -> None:
+    """Raises unless the folder holds this run, or is free for it. A run without a checkpoint has not begun."""
     file = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file; --workdir names a folder")
+    if file.exists() and is_run_with_checkpoint(workdir):
+        try:
+            saved = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}); use another --workdir") from error
+        parts.check_same_run(saved, config)
+    elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
+    there = next(folder for folder in (workdir, *workdir.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{workdir} cannot be written, since {there} cannot; use another --workdir")
+
+
+def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
+    """Makes the folder and writes down what the run is."""
     if jax.process_index() == 0:
-        if file.exists() and is_run_with_checkpoint(workdir):
-            parts.check_same_run(json.loads(file.read_text()), config)
-        elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
-            raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
         workdir.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial:
+        with replacing(workdir / "config.json") as partial:
             partial.write_text(json.dumps(parts.to_json(config), indent=1) + "\n")
     multihost_utils.sync_global_devices("workdir opened")
 

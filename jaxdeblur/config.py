@@ -340,6 +340,23 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     return {"liteflownet": read_weights("liteflownet", path)}
 
 
+def load_initial(config: ConfigDict, model: Any) -> PyTree | None:
+    """`initial_params` before there are any: shapes stand where `with_drawn` is to put drawn ones. None where all are.
+
+    Cheap, so that what does not fit is found before anything is compiled.
+    """
+    if "initial" not in config or "unlabelled" in config.data:  # a tuning draws nothing
+        return None
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"]
+    found = initial_params(config, model, shapes)
+    return None if found is shapes else found
+
+
+def with_drawn(found: PyTree, drawn: PyTree) -> PyTree:
+    """What `load_initial` found, and drawn parameters in the places of shapes."""
+    return jax.tree.map(lambda x, own: own if isinstance(x, jax.ShapeDtypeStruct) else x, found, drawn)
+
+
 def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`; or all of
     them those of `initial.checkpoint`.

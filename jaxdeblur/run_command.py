@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
@@ -47,6 +48,15 @@ def start(main: Callable[[list[str]], None], script: str, *, failures: tuple[typ
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def check_devices() -> None:
+    """Raises a ValueError if JAX does not find what it is to compute on."""
+    try:
+        jax.devices()
+    except Exception as error:  # JAX fails in as many ways as there are platforms
+        said = (str(error).splitlines() or [f"there is no {os.environ.get('JAX_PLATFORMS', 'device')}"])[0]
+        raise ValueError(f"JAX cannot be started: {said}. JAX_PLATFORMS=cpu does without an accelerator") from error
 
 
 def _leave(script: str, error: Exception, code: int) -> NoReturn:

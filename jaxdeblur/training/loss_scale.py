@@ -25,11 +25,10 @@ class LossScale:
     growth_updates: int = 2_000
 
     def __post_init__(self) -> None:
-        if not self.initial >= LEAST or self.growth_updates < 1:
-            raise ValueError(
-                f"training.loss_scale is {self.initial}, growing after {self.growth_updates} updates; expected 1 or "
-                "more of both, such as 1024"
-            )
+        if not self.initial >= LEAST:
+            raise ValueError(f"training.loss_scale is {self.initial}; expected 1 or more in float16, such as 1024")
+        if self.growth_updates < 1:
+            raise ValueError(f"growth_updates is {self.growth_updates}; expected 1 or more")
 
     def init(self) -> dict[str, jax.Array]:
         """What it remembers before the first update: the scale, and how many updates in a row were finite."""
