@@ -145,7 +145,7 @@ def _check_field(config: ConfigDict, path: str, of_model: set[str]) -> None:
             return  # an element of a tuple, which the flag checks
         names = of_model if parts[:depth] == ["model"] else set(at) if isinstance(at, ConfigDict) else set()
         if part not in names:
-            raise ValueError(f"there is no field config.{path}; {_nearby(config, parts, depth, names)}")
+            raise ValueError(f"there is no field config.{path}. {_nearby(config, parts, depth, names)}")
         at = at.get(part)
 
 
@@ -153,11 +153,15 @@ def _nearby(config: ConfigDict, parts: list[str], depth: int, names: set[str]) -
     """What may have been meant, and else all there is."""
     section = ".".join(["config", *parts[:depth]])
     if near := difflib.get_close_matches(parts[depth], sorted(names), n=3, cutoff=0.7):
-        return f"did you mean {' or '.join(f'{section}.{name}' for name in near)}?"
+        return f"Did you mean {_quoted(near)} in {section}?"
     elsewhere = [path for path in _paths(config) if path.split(".")[-1] == parts[-1]]
     if elsewhere:
-        return f"did you mean {' or '.join(f'config.{path}' for path in elsewhere)}?"
+        return f"Did you mean {_quoted([f'config.{path}' for path in elsewhere])}?"
     return f"{section} has {', '.join(sorted(names)) or 'no fields'}"
+
+
+def _quoted(names: list[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
 
 
 def _paths(config: ConfigDict, prefix: str = "") -> list[str]:

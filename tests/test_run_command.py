@@ -41,7 +41,7 @@ def test_the_named_model_says_which_fields_there_are_and_what_they_are(monkeypat
     for flags in (["--config.model.name=mtu10l"], ["--config.model.name", "mtu10l"]):
         config = parsed(monkeypatch, "configs/mtu.py", *flags, "--config.model.channels=40")
         assert config.model.channels == 48
-    with pytest.raises(ValueError, match=r"no field config\.model\.mask_threshold; config\.model has compute_dtype"):
+    with pytest.raises(ValueError, match=r"no field config\.model\.mask_threshold\. config\.model has compute_dtype"):
         parsed(monkeypatch, "configs/pwcnet.py", "--config.model.name=flownets", "--config.model.mask_threshold=0.5")
     with pytest.raises(ValueError, match="no model is called 'mtu3'; did you mean 'mtu"):
         parsed(monkeypatch, "configs/mtu.py", "--config.model.name=mtu3")
@@ -71,12 +71,12 @@ def test_every_option_has_a_type_that_a_flag_can_have(name):
     [
         (
             "--config.model.match_radus=5",
-            r"no field config\.model\.match_radus; did you mean config\.model\.match_radi",
+            r'no field config\.model\.match_radus\. Did you mean "match_radius" in config\.model\?',
         ),
-        ("--config.optimizer.clip_nrom=2", r"did you mean config\.optimizer\.clip_norm\?"),
-        ("--config.batch_size=2", r"did you mean config\.data\.batch_size\?"),
+        ("--config.optimizer.clip_nrom=2", r'Did you mean "clip_norm" in config\.optimizer\?'),
+        ("--config.batch_size=2", r'Did you mean "config\.data\.batch_size"\?'),
         ("--config.training.zeal=2", r"config\.training has .*microbatches"),
-        ("--config.seed.deep=2", r"no field config\.seed\.deep; config\.seed has no fields"),
+        ("--config.seed.deep=2", r"no field config\.seed\.deep\. config\.seed has no fields"),
     ],
 )
 def test_an_unknown_field_names_those_nearby(monkeypatch, flag, message):
@@ -111,8 +111,8 @@ def test_configurations_take_every_field_of_their_model(monkeypatch, config):
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        ("train.py", ["--config=configs/mtu.py:smoke", "--config.model.match_radus=5"], "match_radius?"),
-        ("evaluate.py", ["--config=configs/mtu.py:smoke", "--config.model.match_radus=5"], "match_radius?"),
+        ("train.py", ["--config=configs/mtu.py:smoke", "--config.model.match_radus=5"], '"match_radius"'),
+        ("evaluate.py", ["--config=configs/mtu.py:smoke", "--config.model.match_radus=5"], '"match_radius"'),
         ("train.py", ["--config=configs/mtu.py:tiny"], "variants: dvd"),
         ("train.py", ["--config=configs/mtu.py:smoke", "--config.training.steps=ten"], "steps=ten"),
         ("train.py", ["--config=configs/mtu.py:smoke", "--wrokdir=x"], "wrokdir"),
