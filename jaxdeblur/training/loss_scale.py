@@ -1,6 +1,7 @@
 """Loss scaling for float16, as mixed-precision training has it: an update that overflows is left out, not fatal."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,12 @@ class LossScale:
             "scale": jnp.where(finite, grown, scale / 2),
             "finite_updates": jnp.where(finite & ~grows, count, 0).astype(jnp.int32),
         }
+
+
+def loss_scale_of(*networks: Any, initial: float = 1024.0) -> float | LossScale:
+    """What networks need that are trained: 1, or where one computes in float16 a scale that follows, from `initial`."""
+    kinds = {getattr(getattr(network, "config", None), "compute_dtype", "float32") for network in networks}
+    return LossScale(initial) if "float16" in kinds else 1.0
 
 
 def all_finite(tree: PyTree) -> jax.Array:

@@ -10,8 +10,9 @@ import optax
 import pytest
 
 from jaxdeblur.checkpoint import Checkpoints
+from jaxdeblur.models import create_model
 from jaxdeblur.training import loop
-from jaxdeblur.training.loss_scale import LossScale, all_finite
+from jaxdeblur.training.loss_scale import LossScale, all_finite, loss_scale_of
 from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
 from jaxdeblur.training.state import from_items, init_state, to_items
 from jaxdeblur.training.step import make_train_step
@@ -194,4 +195,7 @@ def test_what_a_scale_can_be():
             LossScale(**options)
     scale = LossScale(2.0**127, growth_updates=1)
     assert float(scale.after(scale.init(), jnp.bool(True))["scale"]) == 2.0**127
+    networks = [create_model("mtu1", compute_dtype=kind) for kind in ("float32", "bfloat16", "float16")]
+    assert loss_scale_of(*networks[:2], create_model("liteflownet")) == 1.0
+    assert loss_scale_of(*networks) == LossScale(1024.0)
     assert bool(all_finite({"count": jnp.int32(3)}))
