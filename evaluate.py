@@ -63,6 +63,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"{checkpoint} is a {trained}, the configuration asks for {config.model.name}")
     tasks = parts.tasks(create_model(**saved["model"]))
     task = _TASK.value or tasks[0]
+    if _WORKDIR.value and (of_run := parts.read_run_config(Path(_WORKDIR.value))) is not None:
+        saved = {**saved, "training": of_run["training"]}  # since the best checkpoint the run may have been prolonged
     parts.check_scored_run(saved, config, run_command.given_fields(), task)
     of_frames = {"html": _HTML.value, "flow_checkpoint": _FLOW_CHECKPOINT.value, "protocol": _PROTOCOL.value}
     if task == "flow" and (unfit := [f"--{name}" for name, value in of_frames.items() if value]):

@@ -158,11 +158,7 @@ def check_workdir(workdir: Path, config: parts.ConfigDict) -> None:
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"{workdir} is a file; --workdir names a folder")
-    if file.exists() and is_run_with_checkpoint(workdir):
-        try:
-            saved = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged ({error}); use another --workdir") from error
+    if is_run_with_checkpoint(workdir) and (saved := parts.read_run_config(workdir)) is not None:
         parts.check_same_run(saved, config)
     elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")

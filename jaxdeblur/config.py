@@ -970,6 +970,15 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return {**json.loads(json.dumps(config.to_dict())), "commit": _commit()}
 
 
+def read_run_config(workdir: Path) -> dict[str, Any] | None:
+    """What a workdir's run is by its config.json, as it was last begun or gone on with; None without one."""
+    file = workdir / "config.json"
+    try:
+        return dict(json.loads(file.read_text())) if file.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); use another --workdir") from error
+
+
 def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
     """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
     # Where the learning rate falls on a plateau, validations are when that is checked.
