@@ -75,7 +75,9 @@ def main(argv: list[str]) -> None:
     model, variables = load_model(checkpoint, **precision)
     folder = "evaluation" if task == tasks[0] else f"evaluation_{task}"
     # Beside a checkpoint, not in it: what lies inside a run's checkpoints is theirs to delete.
-    out = Path(_OUT.value or (f"{checkpoint}_{folder}" if _CHECKPOINT.value else Path(source) / folder))
+    # Beside nothing are the weights of the package, by their name: results go here, not into the package.
+    beside = checkpoint if Path(source).exists() else source
+    out = Path(_OUT.value or (f"{beside}_{folder}" if _CHECKPOINT.value else Path(source) / folder))
 
     console = Console(highlight=False)
     trained_on = saved.get("data", {}).get("source", "unknown data")
