@@ -13,23 +13,22 @@ docs/protocols.md says what they are.
 """
 
 import logging
-import os
-import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 from rich.console import Console
 
 import jaxdeblur.config as parts
+from jaxdeblur import run_command
 from jaxdeblur.checkpoint import find_checkpoint, load_config, load_model
 from jaxdeblur.evaluation.consistency import Consistency
 from jaxdeblur.evaluation.flow import FlowEvaluation
 from jaxdeblur.interop.files import read_flow_network
+from jaxdeblur.models import create_model, option_types
 from jaxdeblur.training.sharding import make_mesh
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "whose data, protocol and clips: the run's own configuration")
+_CONFIG = run_command.define_config("whose data, protocol and clips: the run's own configuration")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "a training run: its best checkpoint is scored, of a run in turns the newest"
 )
@@ -49,27 +48,36 @@ _FLOW_NAME = flags.DEFINE_string("flow_name", "flownets", "the flow network of a
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    del argv  # there are none
     source = _CHECKPOINT.value or _WORKDIR.value
     if source is None or (_CHECKPOINT.value and _WORKDIR.value):
         raise ValueError("give either --workdir or --checkpoint")
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    run_command.check_devices()
     config = parts.resolve(_CONFIG.value)
     checkpoint = find_checkpoint(source)
     saved = load_config(checkpoint)
     trained = saved["model"]["name"]
     if config.model.name and trained != config.model.name:
         raise ValueError(f"{checkpoint} is a {trained}, the configuration asks for {config.model.name}")
-    # Weights can be scored in another precision than they were trained in; all else is as they were trained.
-    precision = config.model.get("compute_dtype", "float32")
-    model, variables = load_model(checkpoint, compute_dtype=precision)
-    tasks = parts.tasks(model)
+    tasks = parts.tasks(create_model(**saved["model"]))
     task = _TASK.value or tasks[0]
+    if _WORKDIR.value and (of_run := parts.read_run_config(Path(_WORKDIR.value))) is not None:
+        saved = {**saved, "training": of_run["training"]}  # since the best checkpoint the run may have been prolonged
+    parts.check_scored_run(saved, config, run_command.given_fields(), task)
+    of_frames = {"html": _HTML.value, "flow_checkpoint": _FLOW_CHECKPOINT.value, "protocol": _PROTOCOL.value}
+    if task == "flow" and (unfit := [f"--{name}" for name, value in of_frames.items() if value]):
+        raise ValueError(f"{', '.join(unfit)}: of restored frames only; here flow is scored")
+    # Weights can be scored in another precision than they were trained in; all else is as they were trained.
+    precision = {"compute_dtype": config.model.get("compute_dtype", "float32")}
+    precision = precision if precision.keys() <= option_types(trained).keys() else {}
+    model, variables = load_model(checkpoint, **precision)
     folder = "evaluation" if task == tasks[0] else f"evaluation_{task}"
     # Beside a checkpoint, not in it: what lies inside a run's checkpoints is theirs to delete.
-    out = Path(_OUT.value or (f"{checkpoint}_{folder}" if _CHECKPOINT.value else Path(source) / folder))
+    # Beside nothing are the weights of the package, by their name: results go here, not into the package.
+    beside = checkpoint if Path(source).exists() else source
+    out = Path(_OUT.value or (f"{beside}_{folder}" if _CHECKPOINT.value else Path(source) / folder))
 
     console = Console(highlight=False)
     trained_on = saved.get("data", {}).get("source", "unknown data")
@@ -77,21 +85,18 @@ def main(argv: list[str]) -> None:
     console.print(f"{checkpoint}: trained on {trained_on}, {task} scored on {scored_on}")
     about = {
         "checkpoint": str(checkpoint),
-        "model": {**saved["model"], "compute_dtype": precision},
+        "model": {**saved["model"], **precision},
         "task": task,
         "data": scored_on,
     }
-    mesh = make_mesh(jax.local_devices()[:1])
-    evaluation = parts.build_evaluation(config, model, mesh, held_out="test", task=task, protocols=_PROTOCOL.value)
-    if isinstance(evaluation, FlowEvaluation):
-        given = {"html": _HTML.value, "flow_checkpoint": _FLOW_CHECKPOINT.value, "protocol": _PROTOCOL.value}
-        if unfit := [f"--{name}" for name, value in given.items() if value]:
-            raise ValueError(f"{', '.join(unfit)}: of restored frames only; here flow is scored")
-        evaluation.report(variables, out, about, console)
-        return
     consistency = None
     if _FLOW_CHECKPOINT.value:
         consistency = Consistency(*read_flow_network(_FLOW_CHECKPOINT.value, _FLOW_NAME.value)[:2])
+    mesh = make_mesh(jax.local_devices()[:1])
+    evaluation = parts.build_evaluation(config, model, mesh, held_out="test", task=task, protocols=_PROTOCOL.value)
+    if isinstance(evaluation, FlowEvaluation):
+        evaluation.report(variables, out, about, console)
+        return
     evaluation.report(
         variables,
         out,
@@ -104,9 +109,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.mark_flag_as_required("config")
-    try:
-        app.run(main)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"evaluate.py: error: {error}")
+    run_command.start(main, "evaluate.py")

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 import jaxdeblur.config as parts
+from jaxdeblur import run_command
 from jaxdeblur.checkpoint import is_run_with_checkpoint
 from jaxdeblur.data.image_io import replacing
 from jaxdeblur.evaluation.pictures import stack, write_picture
 from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.reblur import ReblurObjective
 from jaxdeblur.training import loop
+from jaxdeblur.training.loss_scale import LossScale
 from jaxdeblur.training.sharding import check_batch_size, make_mesh, replicate
 from jaxdeblur.training.state import TrainState, init_state
 from jaxdeblur.training.step import make_train_step
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the run, such as configs/mtu.py or configs/mtu.py:smoke")
+_CONFIG = run_command.define_config("the run, such as configs/mtu.py or configs/mtu.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; by default runs/<config>[_<variant>]")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of a multi-host run first")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster manager tells")
@@ -38,8 +40,7 @@ logger = logging.getLogger("train")
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    del argv  # there are none
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -48,9 +49,17 @@ def main(argv: list[str]) -> None:
             # It would swallow every SIGTERM before the loop is there to act on it.
             jax.config.update("jax_enable_preemption_service", False)
         # Without a coordinator: the cluster (SLURM, MPI, Kubernetes, TPU) says who is who.
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        try:
+            jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        except Exception as error:  # what is wrong with an address shows in many ways
+            raise ValueError(
+                f"the processes of the run do not find each other ({error}); --coordinator is HOST:PORT of process 0, "
+                "--processes their number, and --process each one's own, from 0"
+            ) from error
+    run_command.check_devices()
     config = parts.resolve(_CONFIG.value)
     workdir = Path(_WORKDIR.value or default_workdir()).absolute()
+    check_workdir(workdir, config)
 
     mesh = make_mesh()
     for part in (config.data, config.data.get("unlabelled", config.data)):
@@ -61,14 +70,18 @@ def main(argv: list[str]) -> None:
     for objective in turns.objectives:
         optimizers |= parts.build_optimizers(config, objective)
     plateau = parts.build_plateau(config)
+    loss_scale = parts.build_loss_scale(config)
+    frozen = parts.load_frozen(config)
+    started = None if is_run_with_checkpoint(workdir) else parts.load_initial(config, model)
+    tuned = next((objective for objective in turns.objectives if isinstance(objective, ReblurObjective)), None)
+    tuned_variables = parts.tuned_variables(config) if tuned is not None else None
     batches = parts.training_batches(config, turns, mesh)
     held_out_loss = parts.held_out_loss(config, turns, mesh) if plateau is not None else None
-    tuned = next((objective for objective in turns.objectives if isinstance(objective, ReblurObjective)), None)
     reblur_error = parts.reblur_error(tuned, batches) if tuned is not None else None
     evaluations = [
         parts.build_evaluation(config, model, mesh, held_out="validation", task=task) for task in parts.tasks(model)
     ]
-    frozen = replicate(parts.load_frozen(config), mesh)
+    frozen = replicate(frozen, mesh)
 
     open_workdir(workdir, config)
     logger.info("%s: %d devices, %s", workdir, mesh.devices.size, mesh.devices.flat[0].device_kind)
@@ -76,19 +89,21 @@ def main(argv: list[str]) -> None:
         logger.warning("%s", config.data.note)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    variables = initial_variables(init_key, model) if tuned is None else parts.tuned_variables(config)
-    if tuned is None and not is_run_with_checkpoint(workdir):
-        variables = {**variables, "params": parts.initial_params(config, model, variables["params"])}
+    variables = tuned_variables or initial_variables(init_key, model)
+    if started is not None:
+        variables = {**variables, "params": parts.with_drawn(started, variables["params"])}
     plateaus = plateau.init(optimizers) if plateau is not None else None
     ema = config.training.ema_decay is not None
-    state = replicate(init_state(run_key, variables, optimizers, ema=ema, plateaus=plateaus), mesh)
+    scaling = loss_scale.init() if isinstance(loss_scale, LossScale) else None
+    state = init_state(run_key, variables, optimizers, ema=ema, plateaus=plateaus, loss_scale=scaling)
+    state = replicate(state, mesh)
     train_steps = {
         objective: make_train_step(
             objective,
             optimizers,
             ema_decay=config.training.ema_decay,
             microbatches=config.training.microbatches,
-            loss_scale=config.training.loss_scale,
+            loss_scale=loss_scale,
             plateau=plateau,
             mesh=mesh,
         )
@@ -138,24 +153,28 @@ def default_workdir() -> str:
     return f"runs/{Path(file).stem}{variant and f'_{variant}'}"
 
 
-def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
-    """Makes the folder, or checks that the run it holds is this one. A run without a checkpoint has not begun."""
+def check_workdir(workdir: Path, config: parts.ConfigDict) -> None:
+    """Raises unless the folder holds this run, or is free for it. A run without a checkpoint has not begun."""
     file = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file; --workdir names a folder")
+    if is_run_with_checkpoint(workdir) and (saved := parts.read_run_config(workdir)) is not None:
+        parts.check_same_run(saved, config)
+    elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
+    there = next(folder for folder in (workdir, *workdir.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{workdir} cannot be written, since {there} cannot; use another --workdir")
+
+
+def open_workdir(workdir: Path, config: parts.ConfigDict) -> None:
+    """Makes the folder and writes down what the run is."""
     if jax.process_index() == 0:
-        if file.exists() and is_run_with_checkpoint(workdir):
-            parts.check_same_run(json.loads(file.read_text()), config)
-        elif not file.exists() and workdir.exists() and any(workdir.iterdir()):
-            raise ValueError(f"{workdir} is not empty and holds no run; use another --workdir")
         workdir.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial:
+        with replacing(workdir / "config.json") as partial:
             partial.write_text(json.dumps(parts.to_json(config), indent=1) + "\n")
     multihost_utils.sync_global_devices("workdir opened")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.mark_flag_as_required("config")
-    try:
-        app.run(main)
-    except (ValueError, OSError, ImportError, loop.NonFiniteLossError) as error:
-        sys.exit(f"train.py: error: {error}")
+    run_command.start(main, "train.py", failures=(loop.NonFiniteLossError,))

@@ -8,8 +8,9 @@
     [--out FOLDER] [--steps N] [--clips 24]
 
 Trains the flow network inside first, then every variant from it by the :smoke recipe, all by train.py, and scores them
-by evaluate.py: what is there already is not done again, what was stopped goes on. The tables are also written to
-FOLDER/table.txt; FOLDER is runs/ablations_cdvd, for instance, if not given.
+by evaluate.py: what is there already is not done again, what was stopped goes on. A variant whose flow network sees
+other frames starts from it, too, but for the layers that do not fit, which train.py names. The tables are also written
+to FOLDER/table.txt; FOLDER is runs/ablations_cdvd, for instance, if not given.
 """
 
 import argparse
@@ -104,11 +105,9 @@ def main() -> None:
             common.append(f"--config.training.steps={steps}")
         run("train.py", *common)
         for task in variant.tasks:
-            limits = [f"--config.evaluation.clips={arguments.clips}"]
-            if arguments.experiment == "vdflow":
-                limits.append(f"--config.evaluation.flow_clips={arguments.clips}")
+            limit = f"--config.evaluation.{'flow_clips' if task == 'flow' else 'clips'}={arguments.clips}"
             result = folder / f"scores_{task}"
-            run("evaluate.py", *common, *limits, f"--task={task}", f"--out={result}")
+            run("evaluate.py", *common, limit, f"--task={task}", f"--out={result}")
             scores[task][name] = json.loads((result / "scores.json").read_text())
 
     about = f"{arguments.clips} held-out scenes"

@@ -3,10 +3,14 @@
     python -m benchmarks.restoration [--model mtu2] [--size 640x360] [--dtype float32] [--runs 7]
 
 "alone" sums the median times of the frame's convolutions, each compiled and called by itself in the same process: what
-is above it is matching, warping, activations and memory traffic.
+is above it is matching, warping, activations and memory traffic. Frames of a size that a network does not take are
+filled up within the step, as restoring does; convolutions and multiply-accumulates are those of the filled-up size.
 """
 
 import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,26 @@ import jax.numpy as jnp
 from benchmarks import measure
 from jaxdeblur import create_model
 from jaxdeblur.models import initial_variables
-from jaxdeblur.models.multi_task_unit import MultiTaskUnits
+from jaxdeblur.models.multi_task_unit import QUARTER, MultiTaskUnits
+from jaxdeblur.ops.resample import pad_to_multiple, unpad
+from jaxdeblur.types import Clip, Image, PyTree, Variables
+
+
+def frame_step(model: Any, variables: Variables) -> Callable[[PyTree, Clip], tuple[PyTree, Image]]:
+    """(carry, window of any size) -> the next carry and the restored frame of that size."""
+
+    def step(carry: PyTree, window: Clip) -> tuple[PyTree, Image]:
+        filled, size = pad_to_multiple(window, model.size_multiple, model.padding)
+        carry, outputs = model.apply(variables, carry, filled, method="step")
+        return carry, unpad(outputs.restored, size)
+
+    return step
+
+
+def first_carry(model: Any, variables: Variables, window: Clip) -> PyTree:
+    """Before the first frame of windows of a size."""
+    filled, _ = pad_to_multiple(window, model.size_multiple, model.padding)
+    return model.apply(variables, filled, method="start")
 
 
 def main() -> None:
@@ -30,17 +53,14 @@ def main() -> None:
     variables = initial_variables(jax.random.key(0), model)
     frames = model.past_frames + 1 + model.future_frames
     window = jax.random.uniform(jax.random.key(1), (1, frames, height, width, 3))
-    first = jax.jit(lambda window: model.apply(variables, window, method="start"))(window)
-
-    def step(carry, window):
-        carry, outputs = model.apply(variables, carry, window, method="step")
-        return carry, outputs.restored
-
+    first = jax.jit(functools.partial(first_carry, model, variables))(window)
+    step = frame_step(model, variables)
     found = measure.convolutions(step, first, window)
     macs = sum(convolution.macs for convolution in found)
     if isinstance(model, MultiTaskUnits):
         config = model.config
-        macs += measure.cost_volume_macs(1, height // 4, width // 4, 2 * config.channels, config.match_radius)
+        rows, columns = (-(-side // model.size_multiple) * model.size_multiple // QUARTER for side in (height, width))
+        macs += measure.cost_volume_macs(1, rows, columns, 2 * config.channels, config.match_radius)
 
     compiled = jax.jit(step)
     # The second frame: the first has no predecessor to match.

@@ -25,12 +25,20 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 VARIANTS = ("", "dvd", "gopro", "scenes", "smoke")
-_UPDATES_PER_EPOCH = 683  # 5,464 windows of the first 100 frames of 61 DVD videos, eight at a time; so for GoPro, too
+_BATCH_SIZE = 8
+_WINDOWS_PER_EPOCH = {"dvd": 5_262, "gopro": 4 * 1_955}
+"""Five frames each, of the first 100 of every training video: 61 of DVD's, 22 of GoPro's. The released code repeats a
+list of fewer than 1,000 batches as often as fits into 1,000, GoPro's four times; that is what it calls an epoch."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/cdvd.py has no variant {variant!r}; variants: {', '.join(VARIANTS[1:])}")
+    windows = _WINDOWS_PER_EPOCH["gopro" if variant == "gopro" else "dvd"]
+
+    def updates(epochs: int) -> int:
+        return round(epochs * windows / _BATCH_SIZE)  # batches run on from one epoch to the next
+
     config = ConfigDict()
     config.seed = 0
 
@@ -58,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = {"": "auto", "dvd": "video_folder", "gopro": "video_folder"}.get(variant, "scenes")
     config.data.note = ""
-    config.data.batch_size = 8
+    config.data.batch_size = _BATCH_SIZE
     config.data.frames = 3  # sharp ones: 2 stages - 1, with one more blurred frame at either end
     config.data.crop_px = 256
     config.data.scenes = ConfigDict()
@@ -84,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.learning_rates = ConfigDict({"restoration": 1e-4, "flow": 1e-6})
     config.optimizer.schedule = "step"
-    config.optimizer.boundaries = (200 * _UPDATES_PER_EPOCH, 400 * _UPDATES_PER_EPOCH)
+    config.optimizer.boundaries = (updates(200), updates(400))
     config.optimizer.factor = 0.5
     config.optimizer.final_fraction = 0.0
     config.optimizer.warmup_steps = 0
@@ -94,13 +102,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.clip_norm = placeholder(float)
 
     config.training = ConfigDict()
-    config.training.steps = 500 * _UPDATES_PER_EPOCH
+    config.training.steps = updates(500)
     config.training.microbatches = 1
-    config.training.loss_scale = 1.0
+    config.training.loss_scale = 1.0  # with model.compute_dtype float16: where it begins, such as 1024.0
     config.training.ema_decay = placeholder(float)
     config.training.log_every = 100
-    config.training.checkpoint_every = _UPDATES_PER_EPOCH
-    config.training.evaluate_every = 10 * _UPDATES_PER_EPOCH
+    config.training.checkpoint_every = updates(1)
+    config.training.evaluate_every = updates(10)
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "common"  # "cdvd": the paper's, interior frames only

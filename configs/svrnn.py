@@ -19,7 +19,8 @@ Variants (after the colon):
     smoke    a small network for a few thousand updates on 1,600 small scenes, which come round turned and mirrored
 
 The rows of the paper's Table IV: --config.model.recurrence=none|concatenated|decoder, --config.model.sees=current|both,
---config.objective.flow_loss=False (which recurrence=none and sees=current need, too).
+--config.objective.flow_loss=False (which recurrence=none and sees=current need, too). Where the flow network sees other
+frames than the pairs it was trained on, the layers that do not fit start anew.
 
 The paper reports 30.58 dB / 0.928 on DVD's test videos, over frames that have a successor
 (--config.evaluation.protocol=svrnn). This recipe has not been run to its end by us; no score of ours is claimed.
@@ -100,7 +101,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training = ConfigDict()
     config.training.steps = 1_060_000
     config.training.microbatches = 1
-    config.training.loss_scale = 1.0
+    config.training.loss_scale = 1.0  # with model.compute_dtype float16: where it begins, such as 1024.0
     config.training.ema_decay = placeholder(float)
     config.training.log_every = 100
     config.training.checkpoint_every = 1000

@@ -72,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.objective = ConfigDict()
     config.objective.turn_updates = 12_000
     config.objective.flow_weight = 1.0
+    config.objective.outside = "clamped"  # "masked": the usual form, which is least where flows lead out of the frame
 
     config.data = ConfigDict()
     config.data.source = {"": "auto", "dvd": "video_folder"}.get(data, "scenes")
@@ -129,7 +130,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training = ConfigDict()
     config.training.steps = 36_000
     config.training.microbatches = 1
-    config.training.loss_scale = 1.0
+    config.training.loss_scale = 1.0  # with model.compute_dtype float16: where it begins, such as 1024.0
     config.training.ema_decay = placeholder(float)
     config.training.log_every = 100
     config.training.checkpoint_every = 1_000

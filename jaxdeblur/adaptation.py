@@ -52,6 +52,7 @@ from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, Estimated, Reblur
 from jaxdeblur.ops.reblur import LARGEST_FLOW_PX
 from jaxdeblur.restoration.saliency import saliency_sheet
 from jaxdeblur.training import loop
+from jaxdeblur.training.loss_scale import LossScale, loss_scale_of
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
 from jaxdeblur.training.state import TrainState, init_state
@@ -213,8 +214,10 @@ def adapt(
     )
     optimizers = settings.optimizers(objective)
     start = {**variables, "params": TunedParams(variables["params"], flow_variables)}
-    state = init_state(jax.random.key(settings.seed), start, optimizers, ema=False)
-    train_step = make_train_step(objective, optimizers, mesh=mesh)
+    scale = loss_scale_of(model, flow_net)
+    scaling = scale.init() if isinstance(scale, LossScale) else None
+    state = init_state(jax.random.key(settings.seed), start, optimizers, ema=False, loss_scale=scaling)
+    train_step = make_train_step(objective, optimizers, loss_scale=scale, mesh=mesh)
     estimate = _estimate(objective, crops)
 
     def evaluate(state: TrainState) -> loop.Evaluation:

@@ -7,6 +7,7 @@ A checkpoint is a folder that Orbax has written, with the parameters as an item 
     batch_stats/ running statistics, of networks with batch normalisation
     flow_net/    variables of the flow network that was tuned beside it   (Reblur2Deblur only)
     training/    step, optimiser moments, key                    (training runs only)
+    loss_scale/  of training in float16
     config/      JSON: {"model": {"name": ..., **options}, ...}, "flow_net" likewise
 
 A training run keeps them as <workdir>/checkpoints/<step>/.
@@ -41,6 +42,7 @@ from jaxdeblur.variables import (
 logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
+_TREES = ("params", "ema", "batch_stats", "flow_net", "training", "loss_scale")
 RANKED_BY = {"reblur_psnr_db": 1.0, "psnr_db": 1.0, "end_point_error_px": -1.0}
 """The validation metrics that tell which checkpoint is best, the first that there is, and whether more of it is better
 or worse."""
@@ -94,7 +96,6 @@ class Checkpoints:
                 none at all can be read; nothing is moved then.
         """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        arguments = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in target.items()})
         damaged: list[tuple[Path, Exception]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = self.folder / str(step)
@@ -102,8 +103,11 @@ class Checkpoints:
                 raise ValueError(
                     f"{folder} holds {'an' if 'ema' not in like else 'no'} average: keep ema_decay as it was"
                 )
+            # Runs in float16 did not always keep it: it then begins anew.
+            anew = {name: like[name] for name in ("loss_scale",) if name in like and not (folder / name).is_dir()}
+            items = {name: ocp.args.StandardRestore(tree) for name, tree in target.items() if name not in anew}
             try:
-                restored = dict(self._manager.restore(step, args=arguments).items())
+                restored = {**anew, **dict(self._manager.restore(step, args=ocp.args.Composite(**items)).items())}
             except (MemoryError, PermissionError):
                 raise
             except Exception as error:  # Orbax and tensorstore raise many types for files that are cut short
@@ -294,7 +298,7 @@ def load_config(folder: Path) -> dict[str, Any]:
 
 def _checkpointer() -> ocp.Checkpointer:
     """For a folder on its own. Every item's kind is named, or Orbax warns of those it could not guess."""
-    trees = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "batch_stats", "flow_net", "training")}
+    trees = {item: ocp.StandardCheckpointHandler() for item in _TREES}
     trees["metrics"] = ocp.JsonCheckpointHandler()
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **trees))
 

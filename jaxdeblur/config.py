@@ -19,6 +19,7 @@ training    steps, passes (of a tuning), microbatches, loss_scale, ema_decay, lo
 evaluation  protocol, clips, validation_videos, flow_clips, frames (of rendered clips), motion
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -78,7 +79,7 @@ from jaxdeblur.flow_nets.flownet_s import SMALL_WIDTH
 from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
 from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop.files import read_flow_network, read_weights
-from jaxdeblur.models import create_model, is_flow_network
+from jaxdeblur.models import create_model, example_inputs, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
@@ -92,17 +93,21 @@ from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, ReblurObjective, 
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.turns import Turns
 from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
+from jaxdeblur.training.loss_scale import LossScale
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Array, Batch, PyTree, Variables
-from jaxdeblur.variables import check_same_params
+from jaxdeblur.variables import check_same_params, shapes_of
 
 logger = logging.getLogger(__name__)
 
 _FREE_TRAINING_FIELDS = ("steps", "log_every", "checkpoint_every", "evaluate_every")
 """What may change when a run goes on: how long it is and how often it reports, not what it is."""
+
+_BEFORE_FIELDS = {"objective.outside": "masked"}
+"""What runs were whose configuration was saved before there was such a field."""
 
 CLIP_SOURCES = ("auto", "scenes", "video_folder")
 PAIR_SOURCES = ("scenes", "sintel", "flying_chairs", "flow_folders")
@@ -179,6 +184,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 f"{data.note and ' '}TRUE FLOW OF RENDERED SCENES, NOT OF SINTEL: {data.flow_pairs.root}/training does "
                 "not exist. Put MPI-Sintel there, or give --config.data.flow_pairs.root"
             )
+    if data.get("labelled", data.source) == "sintel" and not data.flow_pairs.held_out_scenes:
+        data.note += (
+            f"{data.note and ' '}NO SCENE OF SINTEL IS HELD OUT: validations are of scenes that are trained on, as the "
+            "papers' are. To hold some out, name them in --config.data.flow_pairs.held_out_scenes"
+        )
     if data.get("labelled") in ("scenes", "none"):  # without true flow to train on, rendered scenes are scored on
         config.evaluation.flow_clips = config.evaluation.flow_clips or 8
     if "unlabelled" in data:
@@ -298,6 +308,13 @@ def build_plateau(config: ConfigDict) -> Plateau | None:
     return Plateau(**config.optimizer.plateau.to_dict()) if "plateau" in config.optimizer else None
 
 
+def build_loss_scale(config: ConfigDict) -> float | LossScale:
+    """`training.loss_scale`, which in float16 is where it begins."""
+    scale = config.training.loss_scale
+    parts = (config.model, config.get("flow_net", {}))
+    return LossScale(scale) if any(part.get("compute_dtype") == "float16" for part in parts) else scale
+
+
 def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     """Variables of the networks a run reads but does not train: LiteFlowNet where the motion loss needs it.
 
@@ -324,6 +341,23 @@ def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
     return {"liteflownet": read_weights("liteflownet", path)}
 
 
+def load_initial(config: ConfigDict, model: Any) -> PyTree | None:
+    """`initial_params` before there are any: shapes stand where `with_drawn` is to put drawn ones. None where all are.
+
+    Cheap, so that what does not fit is found before anything is compiled.
+    """
+    if "initial" not in config or "unlabelled" in config.data:  # a tuning draws nothing
+        return None
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"]
+    found = initial_params(config, model, shapes)
+    return None if found is shapes else found
+
+
+def with_drawn(found: PyTree, drawn: PyTree) -> PyTree:
+    """What `load_initial` found, and drawn parameters in the places of shapes."""
+    return jax.tree.map(lambda x, own: own if isinstance(x, jax.ShapeDtypeStruct) else x, found, drawn)
+
+
 def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
     """The parameters a run starts from: the initialised ones, the flow network inside taken from `initial`; or all of
     them those of `initial.checkpoint`.
@@ -346,9 +380,6 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
         name, width, released_width = FLOW_NETWORKS[model.config.flow], model.config.flow_width, 1.0
     else:
         name, width, released_width = "flownet2s_small", SMALL_WIDTH * model.config.width, SMALL_WIDTH
-        if model.config.sees != "next" and not config.initial.flow_checkpoint:
-            logger.info("the flow network starts from random weights: it sees other frames than one trained on pairs")
-            return params
     options, trainable = config.initial, name in TRAINABLE_FLOW_NETWORKS
     if options.flow_checkpoint:
         path = options.flow_checkpoint
@@ -382,10 +413,30 @@ def initial_params(config: ConfigDict, model: Any, params: PyTree) -> PyTree:
         for part, widened in parts.items():
             check_same_params(params[part], widened, path)
         return {**params, **parts}
-    if isinstance(model, SVRNN):  # which has two layers more
-        found = {**params["flow_net"], **in_pixels_of_own_grid(found)}
+    if isinstance(model, SVRNN):
+        return {**params, "flow_net": _of_pairs(model, params["flow_net"], found, path)}
     check_same_params(params["flow_net"], found, path)
     return {**params, "flow_net": found}
+
+
+def _of_pairs(model: SVRNN, flow_net: PyTree, found: PyTree, path: str) -> PyTree:
+    """The flow network inside SVRNN, which has two layers more, from one that was trained on pairs of frames.
+
+    Where it sees other frames than the current and the next, the layers that take or give as many values as there are
+    frames start anew; a warning names them.
+    """
+    pairs = SVRNN(dataclasses.replace(model.config, sees="next"))
+    expected = jax.eval_shape(pairs.init, jax.random.key(0), *example_inputs(pairs))["params"]["flow_net"]
+    found = in_pixels_of_own_grid(found)
+    check_same_params(expected, {**expected, **found}, path)
+    anew = [layer for layer in found if shapes_of(found[layer]) != shapes_of(flow_net[layer])]
+    if anew:
+        logger.warning(
+            "%s was trained on pairs of frames; of the flow network with model.sees=%r these layers do not fit and "
+            "start anew: %s",
+            path, model.config.sees, ", ".join(anew),
+        )  # fmt: skip
+    return {layer: found[layer] if layer in found and layer not in anew else own for layer, own in flow_net.items()}
 
 
 def tuned_variables(config: ConfigDict) -> Variables:
@@ -396,14 +447,23 @@ def tuned_variables(config: ConfigDict) -> Variables:
 
 
 def flow_pairs(config: ConfigDict, *, held_out: bool) -> list[FlowPair]:
-    """Pairs with true flow to train on, or those set aside; of folders of pairs no part is set aside."""
+    """Pairs with true flow to train on, or those set aside. Of folders of pairs no part is set aside, nor of Sintel
+    where held_out_scenes names none: then both are all pairs."""
     options, source = config.data.flow_pairs, config.data.get("labelled", config.data.source)
     if source == "flow_folders":
         return index_flow_folders(options.root)
     if source == "flying_chairs":
         return index_flying_chairs(options.root, split="validation" if held_out else "train")
     index = index_sintel(options.root, render_pass=options.render_pass)
-    return hold_out_scenes(index, options.held_out_scenes)[1 if held_out else 0]
+    if not options.held_out_scenes:
+        return index
+    trained_on, set_aside = hold_out_scenes(index, options.held_out_scenes)
+    if not trained_on:
+        raise ValueError(
+            "data.flow_pairs.held_out_scenes names every scene there is, so none is left to train on; name fewer, or "
+            "none, '()', to train and validate on all"
+        )
+    return set_aside if held_out else trained_on
 
 
 def training_batches(
@@ -727,7 +787,10 @@ def scored_on(config: ConfigDict, task: str) -> str:
         source = "scenes" if source == "none" else source
     if source == "video_folder" and (record := read_record(config.data.video_folder.root)):
         return f"{record['name']}, {record['variant']}"
-    return f"sintel, {config.data.flow_pairs.render_pass}" if source == "sintel" else source
+    if source == "sintel":
+        trained_on = "" if config.data.flow_pairs.held_out_scenes else ", no scene held out"
+        return f"sintel, {config.data.flow_pairs.render_pass}{trained_on}"
+    return source
 
 
 def build_evaluation(
@@ -908,6 +971,15 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return {**json.loads(json.dumps(config.to_dict())), "commit": _commit()}
 
 
+def read_run_config(workdir: Path) -> dict[str, Any] | None:
+    """What a workdir's run is by its config.json, as it was last begun or gone on with; None without one."""
+    file = workdir / "config.json"
+    try:
+        return dict(json.loads(file.read_text())) if file.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); use another --workdir") from error
+
+
 def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
     """Raises unless a workdir's saved configuration is the one now given, but for how long and how often."""
     # Where the learning rate falls on a plateau, validations are when that is checked.
@@ -917,6 +989,7 @@ def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
         {name: value for name, value in _flat(tree).items() if not name.startswith(ignored)}
         for tree in (saved, to_json(config))
     )
+    old = {**{name: value for name, value in _BEFORE_FIELDS.items() if name in new}, **old}
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)
     ]
@@ -925,6 +998,78 @@ def check_same_run(saved: dict[str, Any], config: ConfigDict) -> None:
             "the workdir holds a run of another configuration; use a new --workdir, or restore the fields that differ: "
             + "; ".join(changed)
         )
+
+
+def check_scored_run(saved: dict[str, Any], config: ConfigDict, given: Collection[str], task: str) -> None:
+    """Raises unless scoring by a configuration can give what it asks for.
+
+    A network is scored as it was trained, but for its precision; so what the configuration says of the network must be
+    what the checkpoint's says, as must every field set by hand that scoring does not read.
+
+    Args:
+        saved: the checkpoint's configuration.
+        given: the fields that were set by hand, such as "data.batch_size".
+        task: one of `tasks`.
+    """
+    old, new = _flat(saved), _flat(to_json(config))
+    sizes = getattr(create_model(**saved["model"]), "config", None)
+    by_hand = {path for path in new if any(_is_below(path, field.partition("[")[0]) for field in given)}
+    differ, way_out = [], []
+    for path in sorted(new):
+        section, _, field = path.partition(".")
+        if section == "model":
+            free = {"name", "compute_dtype"} if path in by_hand else {"name", "compute_dtype", "weight_init"}
+            if not config.model.name or field in free or not (path in by_hand or hasattr(sizes, field)):
+                continue
+            was = getattr(sizes, field, None)
+        elif path in by_hand and not any(_is_below(path, read) for read in _fields_scoring_reads(config, task)):
+            was = old.get(path)
+        else:
+            continue
+        was = list(was) if isinstance(was, tuple) else was
+        if was != new[path]:
+            differ.append(f"{path}: {was!r} -> {new[path]!r}")
+            way_out.append(f"--config.{path}={was}")
+    if differ:
+        raise ValueError(
+            f"{'; '.join(differ)}: these fields are not the checkpoint's, and scoring takes them from it or does not "
+            f"read them; set them to the checkpoint's values, as {way_out[0]} does, or train a run of this "
+            "configuration"
+        )
+
+
+def _is_below(path: str, field: str) -> bool:
+    return path == field or path.startswith(f"{field}.")
+
+
+def _fields_scoring_reads(config: ConfigDict, task: str) -> list[str]:
+    """Of `build_evaluation` on test data, but for the model's: fields and sections."""
+    data, flow = config.data, task == "flow"
+    source = data.get("labelled", data.source) if flow else data.get("unlabelled", data).source
+    fields = ["data.labelled" if flow and "labelled" in data else "data.source"]
+    fields += [f"evaluation.{'flow_clips' if flow and 'flow_clips' in config.evaluation else 'clips'}"]
+    if not flow:
+        fields += ["evaluation.protocol", "evaluation.motion"]
+    if "unlabelled" in data:
+        fields = [field for field in fields if field != "data.source"]
+        fields += [f"data.unlabelled.{name}" for name in ("source", "only")]
+    if source in ("scenes", "none"):
+        unread = ("validation_seed", "distinct_clips", "turned", "ends_share")
+        fields += [f"data.scenes.{name}" for name in data.scenes if name not in unread]
+        fields += ["evaluation.frames", "objective.images"]
+        if "unlabelled" in data:
+            fields += ["data.unlabelled.scenes", "data.unlabelled.clip_px"]
+        else:
+            fields += ["data.crop_px", "data.batch_size"]  # as many are rendered at once
+    elif source == "video_folder":
+        tuned = "unlabelled" in data
+        fields += ["data.unlabelled.root" if tuned else "data.video_folder.root"]
+        fields += ["data.unlabelled.split" if tuned else "data.video_folder.test_split"]
+    else:
+        fields += ["data.flow_pairs.root"]
+        if source == "sintel":
+            fields += ["data.flow_pairs.render_pass", "data.flow_pairs.held_out_scenes"]
+    return fields
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

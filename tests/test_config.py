@@ -22,6 +22,7 @@ from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.vdflow import branches
 from jaxdeblur.ops.warp import warp_backward
+from jaxdeblur.training.loss_scale import LossScale
 from jaxdeblur.training.optimizers import make_schedule
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh
@@ -170,9 +171,13 @@ def test_every_variant_of_cdvd_builds(variant):
             kind=config.optimizer.schedule,
             steps=config.training.steps,
         )
-        epochs = (0, 199.9, 200.1, 399.9, 400.1)
-        rates = [float(schedule(int(683 * epoch))) for epoch in epochs]
-        np.testing.assert_allclose(rates, [1e-6, 1e-6, 5e-7, 5e-7, 2.5e-7], rtol=1e-5)
+        # DVD: 5,262 windows, 657.75 updates of eight; GoPro: 1,955 four times over, 977.5.
+        half, quarter, end = (195_500, 391_000, 488_750) if variant == "gopro" else (131_550, 263_100, 328_875)
+        rates = [float(schedule(step)) for step in (0, half - 1, half, quarter - 1, quarter, end)]
+        np.testing.assert_allclose(rates, [1e-6, 1e-6, 5e-7, 5e-7, 2.5e-7, 2.5e-7], rtol=1e-5)
+        assert (config.training.steps, config.training.checkpoint_every, config.training.evaluate_every) == (
+            (end, 978, 9_775) if variant == "gopro" else (end, 658, 6_578)
+        )
 
 
 @pytest.mark.parametrize(
@@ -399,20 +404,48 @@ def test_the_flow_network_of_svrnn_starts_in_pixels_of_its_grids(tmp_path, caplo
     np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["kernel"], 2 * 64 / 20)
     np.testing.assert_allclose(flow_net["upsampled_flow6_to_5"]["bias"], 2)
 
-    alone = parts.resolve(load("smoke", "svrnn"))  # one that sees other frames than the pairs that one was trained on
-    alone.model.sees, alone.objective.flow_loss, alone.initial.flow_workdir = "current", False, str(tmp_path / "flow")
-    model = parts.build_model(alone)
-    params = filled(model, 1.0)
-    assert parts.initial_params(alone, model, params) is params
-    alone.initial.flow_checkpoint = str(tmp_path / "flow")
-    with pytest.raises(ValueError, match=r"flow does not fit: conv1/kernel is \(7, 7, 6, 6\), not \(7, 7, 3, 6\)"):
-        parts.initial_params(alone, model, params)
-
     without = parts.resolve(load("smoke", "svrnn"))
     without.model.recurrence, without.objective.flow_loss = "none", False
     model = parts.build_model(without)
     params = filled(model, 1.0)
     assert parts.initial_params(without, model, params) is params
+
+
+@pytest.mark.parametrize(
+    ("sees", "anew"),
+    [
+        ("current", {"conv1"}),
+        (
+            "both",
+            {"conv1", "deconv2", "deconv3", "deconv4"}
+            | {f"predict_flow{level}" for level in range(2, 7)}
+            | {f"upsampled_flow{level}_to_{level - 1}" for level in range(3, 7)},
+        ),
+    ],
+)
+@pytest.mark.parametrize("found_in", ["flow_checkpoint", "flow_workdir"])
+def test_layers_of_svrnns_flow_network_that_see_other_frames_start_anew(tmp_path, caplog, sees, anew, found_in):
+    small = create_model("flownet2s_small", width=0.09375)
+    folder = tmp_path / "run" / "checkpoints" / "7"
+    variables = {"params": filled(small, 2.0)}
+    save_model(folder, name="flownet2s_small", options={"width": 0.09375}, variables=variables)
+    config = parts.resolve(load("smoke", "svrnn"))
+    config.model.sees, config.objective.flow_loss = sees, sees == "both"
+    config.initial[found_in] = str(tmp_path / "run")
+    model = parts.build_model(config)
+    params = filled(model, 1.0)
+    with caplog.at_level(logging.WARNING):
+        flow_net = parts.initial_params(config, model, params)["flow_net"]
+    started = {layer for layer in variables["params"] if np.all(flow_net[layer]["bias"] == 1)}
+    assert started == anew
+    (record,) = caplog.records
+    assert set(record.getMessage().partition("start anew: ")[2].split(", ")) == anew
+    assert jax.tree.map(np.shape, flow_net) == jax.tree.map(np.shape, params["flow_net"])
+
+    config.model.width = 0.5  # another size is another network, of which nothing fits
+    wider = parts.build_model(config)
+    with pytest.raises(ValueError, match=r"run does not fit: .*conv6_1/kernel is"):
+        parts.initial_params(config, wider, filled(wider, 1.0))
 
 
 NETWORKS = {"": ("vdflow", 58_575_003), "noalign": ("dbn", 15_305_291), "single": ("dbn", 15_305_291)}
@@ -613,3 +646,127 @@ def test_a_run_in_turns_keeps_when_it_is_validated_and_has_a_constant_schedule()
     config.optimizer.schedule = "cosine"
     with pytest.raises(ValueError, match="each branch would count its own turns"):
         parts.build_turns(config, parts.build_model(config))
+
+
+def scored(file, variant, *given, task="deblur", **fields):
+    """What scoring a run of a recipe says to the same recipe with fields set by hand."""
+    saved = parts.to_json(parts.resolve(load(variant, file)))
+    config = load(variant, file)
+    with config.unlocked():
+        config.update_from_flattened_dict(fields)
+    parts.check_scored_run(saved, parts.resolve(config), [*fields, *given], task)
+
+
+@pytest.mark.parametrize(
+    ("file", "variant", "task", "field", "value"),
+    [
+        ("mtu", "smoke", "deblur", "model.match_radius", 5),
+        ("mtu", "smoke", "deblur", "model.weight_init", "he"),
+        ("cdvd", "smoke", "deblur", "model.stages", 1),
+        ("cdvd", "smoke", "deblur", "model.prior", False),
+        ("svrnn", "smoke", "deblur", "model.sees", "both"),
+        ("svrnn", "smoke", "deblur", "objective.flow_loss", False),
+        ("mtu", "smoke", "deblur", "optimizer.clip_norm", 7.0),
+        ("mtu", "smoke", "deblur", "training.steps", 7),
+        ("mtu", "smoke", "deblur", "data.frames", 7),
+        ("mtu", "smoke", "deblur", "data.scenes.turned", True),
+        ("mtu", "smoke", "deblur", "data.scenes.validation_seed", 7),
+        ("mtu", "smoke", "deblur", "data.video_folder.root", "elsewhere"),
+        ("mtu", "dvd", "deblur", "data.scenes.sub_frames", 7),
+        ("mtu", "dvd", "deblur", "evaluation.frames", 7),
+        ("mtu", "dvd", "deblur", "data.crop_px", 64),
+        ("vdflow", "smoke", "flow", "evaluation.clips", 7),
+        ("vdflow", "smoke", "deblur", "evaluation.flow_clips", 7),
+        ("pwcnet", "sintel", "flow", "data.flow_pairs.crop_px", (64, 64)),
+        ("pwcnet", "chairs", "flow", "data.flow_pairs.render_pass", "clean"),
+    ],
+)
+def test_scoring_refuses_what_it_would_not_do(file, variant, task, field, value):
+    with pytest.raises(ValueError, match=rf"^{field}: .* -> .*; set them to the checkpoint's values, as --config\."):
+        scored(file, variant, task=task, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("file", "variant", "task", "field", "value"),
+    [
+        ("mtu", "smoke", "deblur", "model.compute_dtype", "bfloat16"),
+        ("mtu", "smoke", "deblur", "model.match_radius", 3),  # as it was trained
+        ("mtu", "smoke", "deblur", "training.steps", 60),
+        ("mtu", "smoke", "deblur", "evaluation.clips", 7),
+        ("mtu", "smoke", "deblur", "evaluation.protocol", "cdvd"),
+        ("mtu", "smoke", "deblur", "evaluation.motion", True),
+        ("mtu", "smoke", "deblur", "data.scenes.max_speed_px", 9.0),
+        ("mtu", "smoke", "deblur", "data.source", "video_folder"),
+        ("mtu", "dvd", "deblur", "data.video_folder.root", "elsewhere"),
+        ("vdflow", "smoke", "flow", "evaluation.flow_clips", 7),
+        ("pwcnet", "sintel", "flow", "data.flow_pairs.render_pass", "clean"),
+        ("pwcnet", "smoke", "flow", "objective.images", "sharp"),
+    ],
+)
+def test_scoring_does_what_it_can(file, variant, task, field, value):
+    scored(file, variant, task=task, **{field: value})
+
+
+def test_scoring_by_another_recipe_of_the_network_takes_data_from_it():
+    saved = parts.to_json(parts.resolve(load("scenes")))
+    parts.check_scored_run(saved, parts.resolve(load("dvd")), [], "deblur")  # but for what nobody asked by hand
+    parts.check_scored_run({"model": {"name": "mtu2"}}, parts.resolve(load("dvd")), [], "deblur")
+    with pytest.raises(ValueError, match=r"model\.channels: 26 -> 6; .*model\.residual_blocks: 8 -> 1"):
+        parts.check_scored_run({"model": {"name": "mtu2"}}, parts.resolve(load("smoke")), [], "deblur")
+    with pytest.raises(ValueError, match=r"optimizer\.clip_norm: None -> 1\.0"):
+        parts.check_scored_run(
+            {"model": {"name": "mtu2"}}, parts.resolve(load("dvd")), ["optimizer.clip_norm"], "deblur"
+        )
+
+
+def test_sintel_can_be_trained_on_whole(tmp_path):
+    """As the papers do; then validations are of what was trained on, which is said."""
+    write_sintel(tmp_path)
+    config = load("sintel", "pwcnet")
+    config.data.flow_pairs.root = str(tmp_path)
+    config.data.flow_pairs.held_out_scenes = ()
+    config.data.flow_pairs.crop_px = (64, 64)
+    config = parts.resolve(config)
+    assert "NO SCENE OF SINTEL IS HELD OUT" in config.data.note
+    assert parts.scored_on(config, "flow") == "sintel, final, no scene held out"
+    for held_out in (False, True):
+        assert {pair.scene for pair in parts.flow_pairs(config, held_out=held_out)} == {"alley_1", "cave_2"}
+    mesh = make_mesh(jax.devices()[:1])
+    names = [scene.name for scene in parts.flow_scenes(config, mesh, held_out="validation", windows=False)]
+    assert names == ["alley_1", "cave_2"]
+
+    config = small_vdflow(
+        data__labelled="sintel", data__flow_pairs__root=str(tmp_path), data__flow_pairs__held_out_scenes=()
+    )
+    assert "NO SCENE OF SINTEL IS HELD OUT" in config.data.note
+    turns = parts.build_turns(config, parts.build_model(config))
+    next(parts.training_batches(config, turns, mesh, held_out=True)(3))
+
+    config.data.flow_pairs.held_out_scenes = ("alley_1", "cave_2")
+    with pytest.raises(ValueError, match=r"names every scene there is.*or none, '\(\)'"):
+        parts.flow_pairs(config, held_out=False)
+
+
+def test_a_run_from_before_the_warping_error_had_a_choice_goes_on_only_as_it_was():
+    config = parts.resolve(load("smoke", "vdflow"))
+    saved = parts.to_json(config)
+    del saved["objective"]["outside"]
+    with pytest.raises(ValueError, match=r"objective\.outside: 'masked' -> 'clamped'"):
+        parts.check_same_run(saved, config)
+    config.objective.outside = "masked"
+    parts.check_same_run(saved, config)
+    parts.check_same_run(parts.to_json(parts.resolve(load("smoke"))), parts.resolve(load("smoke")))
+
+
+def test_only_float16_has_a_scale_of_the_loss_that_follows():
+    config = load("smoke")
+    assert parts.build_loss_scale(config) == 1.0
+    config.training.loss_scale = 256.0
+    config.model.compute_dtype = "bfloat16"
+    assert parts.build_loss_scale(config) == 256.0
+    config.model.compute_dtype = "float16"
+    assert parts.build_loss_scale(config) == LossScale(256.0)
+    tuned = load("scenes", "reblur")
+    tuned.unlock()
+    tuned.flow_net.compute_dtype = "float16"
+    assert parts.build_loss_scale(tuned) == LossScale(1.0)

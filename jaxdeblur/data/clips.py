@@ -13,11 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.data.video_folder import ClipFiles
 from jaxdeblur.types import Array, BeyondEnds
-
-_ORDER_STREAM = 1
-"""Keeps the numbers drawn for the order apart from those that `transforms` draws from the same seed."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def epoch_order(n_windows: int, *, seed: int, epoch: int) -> np.ndarray:
 
     Ranks of Philox bits rather than `Generator.permutation`: NumPy promises to keep the bits, not the method.
     """
-    bits = np.random.Philox(np.random.SeedSequence((_ORDER_STREAM, seed, epoch))).random_raw(n_windows)
+    bits = np.random.Philox(np.random.SeedSequence((Stream.ORDER, seed, epoch))).random_raw(n_windows)
     order = np.argsort(bits, kind="stable")
     order.flags.writeable = False
     return order

@@ -12,12 +12,10 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.data.video_io import TimedFrame, VideoFormat, to_rgb
 from jaxdeblur.data.video_writer import to_picture
 from jaxdeblur.types import Batch
-
-_STREAM = 5
-"""Keeps these draws apart from others at the same seed (`clips`, `transforms`, `flow_pairs`, `scenes`)."""
 
 _FRAME_RATE = Fraction(30)
 
@@ -124,4 +122,4 @@ def through_jpeg(frames_u8: UInt8[np.ndarray, "_t _h _w 3"], quality: int) -> UI
 
 def _draw(seed: int, index: int) -> np.random.Generator:
     # NumPy promises to keep the bits of Philox.
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((_STREAM, seed, index))))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((Stream.COMPRESSION, seed, index))))

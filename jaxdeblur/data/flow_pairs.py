@@ -26,13 +26,12 @@ from absl import logging
 from jaxdeblur.data.clips import batch_share, check_start, epoch_order
 from jaxdeblur.data.flow_io import read_flow
 from jaxdeblur.data.image_io import StrPath, read_rgb_u8
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.data.transforms import Augmentation, Geometry, check_crop, draw_geometry, orient
 from jaxdeblur.data.video_folder import frame_size_px
 
 WINDOW_AROUND = 2
 
-_SCALE_STREAM = 3
-"""Keeps the scales apart from what `clips` and `transforms` draw from the same seed."""
 _PREFETCHED_BATCHES = 2
 _MOST_READ_THREADS = 16
 _LISTED_AT_MOST = 10
@@ -360,7 +359,7 @@ class _Samples:
         needed = max(max(height / stored_px[0], width / stored_px[1]) for height, width in crops_px)
         lowest, highest = max(scale_range[0], needed), scale_range[1]
         # NumPy promises to keep the bits of Philox.
-        bits = np.random.Philox(np.random.SeedSequence((_SCALE_STREAM, self.seed, sample))).random_raw()
+        bits = np.random.Philox(np.random.SeedSequence((Stream.PAIR_SCALE, self.seed, sample))).random_raw()
         return _scaled(stored_px, lowest + (highest - lowest) * (bits >> 11) * 2.0**-53)
 
 

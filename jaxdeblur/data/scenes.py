@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 
 from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_rgb_u8, write_image
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
 from jaxdeblur.ops.resample import resize_bilinear, sample_bilinear
 from jaxdeblur.types import Array, Batch, Flow, Mask, Scalars
@@ -49,10 +50,6 @@ OPAQUE = 0.99
 _ANGLE, _LOG_ZOOM = 2, 3
 _STILL_PX = 1.0
 """Clips in which nothing moves so far from frame to frame are still."""
-_SYMMETRY_STREAM = 4
-"""Keeps these draws apart from those of `clips`, `transforms` and `flow_pairs` at the same seed."""
-_ENDS_STREAM = 5
-"""Keeps these draws apart from those of the scene, whose key it is folded into."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +254,7 @@ def turned(batch: Batch, symmetry: int) -> Batch:
 def draw_symmetry(seed: int, batch_number: int) -> int:
     """Which of the symmetries of `turned` a batch of a run gets."""
     # NumPy promises to keep the bits of Philox.
-    return int(np.random.Philox(np.random.SeedSequence((_SYMMETRY_STREAM, seed, batch_number))).random_raw() & 7)
+    return int(np.random.Philox(np.random.SeedSequence((Stream.SYMMETRY, seed, batch_number))).random_raw() & 7)
 
 
 def batch_renderer(
@@ -332,7 +329,7 @@ def clip_cutter(mesh: Mesh, *, share: float, past: int) -> Callable[[Batch, int,
     def cut_share(batch: Batch, seed: jax.Array, first_index: jax.Array) -> Batch:
         clips = batch["sharp"].shape[0]
         indices = first_index + clips * jax.lax.axis_index(axis) + jnp.arange(clips)
-        keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), _ENDS_STREAM))(indices)
+        keys = jax.vmap(lambda index: jax.random.fold_in(scene_key(seed, index), Stream.CLIP_ENDS))(indices)
         return jax.vmap(functools.partial(_with_ends, share=share, past=past))(keys, batch)
 
     sharded = jit(jax.shard_map(cut_share, mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False))

@@ -29,13 +29,11 @@ import numpy as np
 
 from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import ImageFile, StrPath, to_u8, write_image
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.data.video_folder import SIDES, alike, read_frames
 from jaxdeblur.ops.colour import Gamma, from_light, to_light
 from jaxdeblur.ops.interpolate import interpolate_frame
 from jaxdeblur.types import Array, Variables
-
-_NOISE_STREAM = 6
-"""Keeps these draws apart from those of `clips`, `transforms`, `flow_pairs`, `scenes` and `unlabelled`."""
 
 RECORD_FILE = "synthesis.json"
 
@@ -169,7 +167,7 @@ def _synthesize(
         mean = total / np.float32(2 * reach + 1)
         blurred = np.asarray(from_light(mean, synthesis.gamma), np.float32) * np.float32(255)
         if synthesis.noise_levels:
-            bits = np.random.Philox(np.random.SeedSequence((_NOISE_STREAM, seed, centre)))
+            bits = np.random.Philox(np.random.SeedSequence((Stream.SYNTHETIC_NOISE, seed, centre)))
             blurred = blurred + synthesis.noise_levels * np.random.Generator(bits).standard_normal(
                 blurred.shape, np.float32
             )

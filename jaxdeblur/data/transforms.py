@@ -15,10 +15,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.types import Array, Batch, Clip
-
-_GEOMETRY_STREAM = 2
-"""Keeps these draws apart from those of `clips` at the same seed."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def draw_geometry(
         augmentation: None crops only, at the place that the same draw gives.
     """
     # One number each, always, so that no draw moves another. NumPy promises to keep the bits of Philox.
-    bits = np.random.Philox(np.random.SeedSequence((_GEOMETRY_STREAM, seed, sample))).random_raw(8)
+    bits = np.random.Philox(np.random.SeedSequence((Stream.GEOMETRY, seed, sample))).random_raw(8)
     rotate, rotation, flip, flip_kind, down, right, scale, colours = ((bits >> np.uint64(11)) * 2.0**-53).tolist()
     swap_axes = reverse_rows = reverse_columns = False
     if augmentation is not None and rotate < augmentation.rotation_probability:

@@ -9,12 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdeblur.data.clips import batch_share, check_start, epoch_order, frame_windows
+from jaxdeblur.data.streams import Stream
 from jaxdeblur.data.transforms import draw_geometry
 from jaxdeblur.data.video_folder import alike
 from jaxdeblur.types import Array, Batch, BeyondEnds
-
-_CHOICE_STREAM = 5
-"""Keeps these draws apart from those of `clips`, `transforms`, `flow_pairs` and `scenes` at the same seed."""
 
 
 class UnlabelledWindow(NamedTuple):
@@ -60,7 +58,7 @@ def choose_windows(windows: Iterable[UnlabelledWindow], *, most_bytes: int, seed
     """As many windows as fit, each as likely as any other, in order (reservoir sampling: whatever the length of a
     video, no more is ever held). At least one, if there is one. All are taken to be as large as the first, and to share
     no memory."""
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((_CHOICE_STREAM, seed))))
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((Stream.UNLABELLED_CHOICE, seed))))
     chosen: list[tuple[int, UnlabelledWindow]] = []
     most = 1
     for number, window in enumerate(windows):

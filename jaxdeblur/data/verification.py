@@ -94,6 +94,8 @@ class Inspection:
     files: list[tuple[Item, str]]
 
 
+_RUNS_LISTED_AT_MOST = 10
+
 Progress = Callable[[int, int], None]
 """Called with the files read and how many there are."""
 
@@ -269,7 +271,9 @@ def _clips_amiss(
 
 def _frames_amiss(sides: Mapping[str, dict[int, Item]], published: range | None, partial: bool) -> Iterator[Fault]:
     there = sorted(set().union(*sides.values()))
-    numbers = range(there[0], there[-1] + 1) if partial or published is None else published
+    numbers: Sequence[int] = there if published is None else published
+    if partial and published is not None:  # a frame of a wild number is extra, and does not make all before it missing
+        numbers = range(max(there[0], published[0]), min(there[-1], published[-1]) + 1)
     for name, frames in sides.items():
         if not frames:
             yield Fault("missing", name, "has no frames")
@@ -682,14 +686,16 @@ def _nothing_there(dataset: VideoSet | FlowSet, layout: str) -> ValueError:
 
 
 def _numbered(numbers: Iterable[int]) -> str:
-    """`frames 3, 7 to 12`"""
+    """`frames 3, 7 to 12`; of many runs the first."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    parts = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    parts = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:_RUNS_LISTED_AT_MOST]]
+    if more := sum(map(len, runs[_RUNS_LISTED_AT_MOST:])):
+        parts.append(f"and {more} more")
     return ("frame " if sum(map(len, runs)) == 1 else "frames ") + ", ".join(parts)
 
 

@@ -87,6 +87,8 @@ def read_weights(name: str, path: str | os.PathLike[str]) -> Variables:
         ImportError, OSError, ValueError: as `load_torch_file`, `load_arrays`, `from_torch` and `from_caffe`; or the
             model was released for Caffe and the file is no .npz.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: there is no such file of weights of {name}")
     if os.fspath(path).endswith(".npz"):
         return from_caffe(name, load_arrays(path))
     if name in CAFFE:

@@ -1,6 +1,7 @@
 """Losses on motion."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jaxdeblur.ops.flow import vector_length
 from jaxdeblur.ops.resample import downsample_area
 from jaxdeblur.ops.warp import warp_backward
 from jaxdeblur.types import Array, CostVolume, Flow, Image, Mask, Scalars
+
+Outside = Literal["clamped", "masked"]
 
 
 def displacement_class(flow_cur_to_prev: Flow, *, radius: int, block: int) -> Integer[Array, "..."]:
@@ -116,13 +119,14 @@ def multi_scale_warping_error(
     *,
     weights: Sequence[float],
     flow_scale: float = 20.0,
+    outside: Outside = "clamped",
 ) -> Scalars:
     """How well flows without truth bring one image onto the other (Yan et al., CVPRW 2020, their unlabelled loss).
 
     sum over levels l of weights[l] sum over positions and channels of rho(image_0on1 - image_1), rho the generalised
     Charbonnier penalty. At every level both images are means over the level's blocks of pixels, and image 0 is warped
-    by the flow in positions of that grid. Positions whose flow leads out of image 0 count nothing.
-    Sums, not means, as in `multi_scale_end_point_error`; the paper leaves rho, its mask and the levels open.
+    by the flow in positions of that grid.
+    Sums, not means, as in `multi_scale_end_point_error`; the paper leaves rho, what counts outside and the levels open.
 
     Args:
         levels: flow_1to0 (B, h, w, 2), finest first, all in pixels of the full resolution divided by flow_scale.
@@ -130,6 +134,8 @@ def multi_scale_warping_error(
         image_0: likewise.
         weights: one a level, finest first.
         flow_scale: pixels in the unit of the levels.
+        outside: of positions whose flow leads out of image 0. "clamped": they are compared with the nearest pixel
+            inside. "masked": they count nothing, as is usual; then nothing costs less than flows that all lead out.
     Returns:
         (B,): one value an example, for the caller to average.
     """
@@ -140,8 +146,9 @@ def multi_scale_warping_error(
         factor = image_1.shape[-2] // level.shape[-2]
         coarse_1, coarse_0 = (downsample_area(image, factor) for image in (image_1, image_0))
         image_0on1, valid = warp_backward(coarse_0, flow_scale / factor * level, border="edge")
-        error = jnp.where(valid[..., None], image_0on1 - coarse_1, 0.0)
-        penalty = jnp.where(valid[..., None], generalized_charbonnier(error), 0.0)
+        counts = valid[..., None] if outside == "masked" else jnp.ones((), bool)
+        error = jnp.where(counts, image_0on1 - coarse_1, 0.0)
+        penalty = jnp.where(counts, generalized_charbonnier(error), 0.0)
         total = total + weight * jnp.sum(penalty, axis=(-3, -2, -1))
     return total
 

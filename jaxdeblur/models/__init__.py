@@ -15,6 +15,8 @@ pixels.
 
 import dataclasses
 import difflib
+import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +92,13 @@ def create_model(name: str, **options: Any) -> Any:
     return MODELS[check_model_name(name)](**options)
 
 
+def option_types(name: str) -> dict[str, type]:
+    """The options of a network by name, and of what type each is: int, float, bool, str or tuple."""
+    config = getattr(create_model(name), "config", None)
+    hints = typing.get_type_hints(type(config)) if config is not None else {}
+    return {field: _plain_type(hint) for field, hint in hints.items()}
+
+
 def example_inputs(model: Any) -> tuple[jax.Array, ...]:
     """The smallest inputs a model is initialised with: a one-frame clip, or a flow network's two images."""
     size = model.size_multiple
@@ -132,3 +141,13 @@ def _checked(owner: str, options: dict[str, Any], names: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{owner} has no option {', '.join(unknown)}; options: {', '.join(names) or 'none'}")
     return options
+
+
+def _plain_type(hint: Any) -> type:
+    """Literal["a", "b"] is str, int | None is int, tuple[int, ...] is tuple."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return type(arguments[0])
+    if origin in (types.UnionType, typing.Union):
+        return _plain_type(next(argument for argument in arguments if argument is not type(None)))
+    return origin or hint

@@ -365,13 +365,7 @@ class MultiTaskUnits(nn.Module):
         previous = jax.lax.stop_gradient(carry.motion_features)
         if cfg.first_frame == "self":
             previous = jnp.where(first, motion, previous)
-        cost = local_cost_volume(
-            motion.astype(jnp.float32),
-            previous.astype(jnp.float32),
-            radius=cfg.match_radius,
-            similarity="cosine",
-        )
-        cost = box_mean(cost, 5)
+        cost = matching_cost(motion, previous, radius=cfg.match_radius)
         displacement, _ = best_displacement(cost)
         if not cfg.motion_module:
             displacement = jnp.zeros_like(displacement)
@@ -394,6 +388,13 @@ class MultiTaskUnits(nn.Module):
     def _image(self, layer_output: Features, frame: Image) -> Image:
         image = layer_output.astype(jnp.float32)
         return image + frame if self.config.residual else image
+
+
+def matching_cost(features_1: Features, features_0: Features, *, radius: int) -> CostVolume:
+    """How alike features (B, H/4, W/4, any) of a frame and of the one before are, the most alike give the displacement:
+    cosines, 5 x 5 means of them; (B, H/4, W/4, (2 radius + 1)^2) float32."""
+    features = features_1.astype(jnp.float32), features_0.astype(jnp.float32)
+    return box_mean(local_cost_volume(*features, radius=radius, similarity="cosine"), 5)
 
 
 def _check_size(height: Pixels, width: Pixels, multiple: Pixels) -> None:

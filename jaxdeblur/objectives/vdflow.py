@@ -6,14 +6,19 @@ scales and weights are FlowNet's, and fixed are parameters, optimiser state and 
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxdeblur.flow_nets.flownet_s import FLOW_UNIT_PX, Levels
 from jaxdeblur.flow_nets.flownet_simple import FlowNetSimple
-from jaxdeblur.losses.flow import mean_end_point_error, multi_scale_end_point_error, multi_scale_warping_error
+from jaxdeblur.losses.flow import (
+    Outside,
+    mean_end_point_error,
+    multi_scale_end_point_error,
+    multi_scale_warping_error,
+)
 from jaxdeblur.losses.pixel import mean_squared_error, summed_squared_error
 from jaxdeblur.models.dbn import DBN
 from jaxdeblur.models.vdflow import VDFlow, both_ways, each_way
@@ -40,17 +45,22 @@ class VDFlowObjective:
         model: VDFlow; or a branch alone: DBN, or FlowNetS.
         branch: whose turn it is.
         flow_weight: lambda_f, of the flow branch's losses.
+        outside: of the warping error, where a flow leads out of the frame: "clamped" (the nearest pixel inside is
+            compared) or "masked" (nothing is, as in the usual form of the loss, which flows that lead out make least).
     """
 
     model: VDFlow | DBN | FlowNetSimple
     branch: Branch
     flow_weight: float = 1.0
+    outside: Outside = "clamped"
 
     updates_per_batch = 1
 
     def __post_init__(self) -> None:
         if self.branch not in branches(self.model):
             raise ValueError(f"{type(self.model).__name__} has no {self.branch} branch to train")
+        if self.outside not in get_args(Outside):
+            raise ValueError(f"objective.outside is {self.outside!r}; expected one of {', '.join(get_args(Outside))}")
         if isinstance(self.model, FlowNetSimple) and self.model.batch_norm:
             raise ValueError("the flow branch is FlowNetS without batch normalisation: flownets, not flownets_bn")
 
@@ -131,7 +141,11 @@ class VDFlowObjective:
             target = prepared.get(f"flow_cur_to_{side}")
             if target is None:
                 other = windows[:, self.past_frames + neighbour]
-                error = jnp.mean(multi_scale_warping_error(levels, current, other, weights=FLOW_WEIGHTS))
+                error = jnp.mean(
+                    multi_scale_warping_error(
+                        levels, current, other, weights=FLOW_WEIGHTS, flow_scale=FLOW_UNIT_PX, outside=self.outside
+                    )
+                )
                 terms["warping_error"] = terms.get("warping_error", jnp.zeros(())) + error
             else:
                 valid = prepared[f"valid_cur_to_{side}"]

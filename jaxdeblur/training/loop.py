@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdeblur.checkpoint import Checkpoints
+from jaxdeblur.training.loss_scale import LEAST as LEAST_SCALE
 from jaxdeblur.training.records import Records
 from jaxdeblur.training.state import TrainState, from_items, to_items
 from jaxdeblur.types import Batch, PyTree
@@ -123,11 +124,12 @@ def train(
                 ]
                 if any(due):
                     rows = _finite_rows(pending, step, updates_per_batch)
-                    pace = line.advance(step, images, rows[-1][1])
+                    shown = _summary(rows)
+                    pace = line.advance(step, images, shown)
                     pending, images = [], 0
                     if records is not None:
                         records.write("losses", rows)
-                        line.say(*rows[-1], pace)
+                        line.say(step, shown, pace)
                 scores = None
                 if due[2]:
                     scores = validate(line)
@@ -164,21 +166,42 @@ Row = tuple[int, dict[str, float]]
 
 
 def _finite_rows(pending: list[dict[str, jax.Array]], step: int, updates_per_batch: int) -> list[Row]:
-    """The mean over each batch's updates, with the step the batch ended at; the last of them ended at `step`."""
+    """The mean over each batch's updates, with the step the batch ended at; the last of them ended at `step`.
+
+    Updates that were skipped, which only training in float16 does, count in "skipped" alone; "loss_scale" is the last.
+
+    Raises:
+        NonFiniteLossError: an update is not finite and was not skipped, or no scale of the loss is left to try.
+    """
     rows = []
     for behind, metrics in zip(reversed(range(len(pending))), pending, strict=True):
         end = step - behind * updates_per_batch
         host = {name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in metrics.items()}
-        bad = {name: np.flatnonzero(~np.isfinite(values)) for name, values in host.items()}
-        if found := sorted((int(where[0]), name) for name, where in bad.items() if where.size):
-            at = found[0][0]
-            names = ", ".join(name for update, name in found if update == at)
+        scale = host.pop("loss_scale", None)
+        skipped = host.pop("skipped", np.zeros(updates_per_batch)) > 0
+        bad = {name: ~np.isfinite(values) for name, values in host.items()}
+        fatal = np.any([*bad.values()], axis=0) & ~skipped if scale is None else skipped & (scale < LEAST_SCALE)
+        if fatal.any():
+            at = int(np.flatnonzero(fatal)[0])
+            names = ", ".join(sorted(name for name, where in bad.items() if where[at])) or "what a frame hands on"
+            tried = "" if scale is None else f", down to a loss scale of {2 * scale[at]:g}"
             raise NonFiniteLossError(
-                f"{names} is not finite at step {end - updates_per_batch + 1 + at}; the last checkpoint before it is "
-                "kept. Lower the learning rate, clip gradients, or train in float32"
+                f"{names} is not finite at step {end - updates_per_batch + 1 + at}{tried}; the last checkpoint before "
+                "it is kept. Lower the learning rate, clip gradients, or train in float32"
             )
-        rows.append((end, {name: float(values.mean()) for name, values in host.items()}))
+        kept = {name: float(values[~skipped].mean()) for name, values in host.items() if not skipped.all()}
+        if scale is not None:
+            kept |= {"skipped": float(skipped.sum()), "loss_scale": float(scale[-1])}
+        rows.append((end, kept))
     return rows
+
+
+def _summary(rows: list[Row]) -> dict[str, float]:
+    """What the line shows of the batches since it was last shown: the last one, and what was skipped in all."""
+    values = dict(rows[-1][1])
+    if "skipped" in values:
+        values["skipped"] = sum(row["skipped"] for _, row in rows)
+    return values
 
 
 class _StopRequest:
@@ -283,8 +306,8 @@ class _Line:
 
 
 def _main_loss(values: dict[str, float]) -> str:
-    name = next(name for name in values if name.startswith("loss_"))
-    return f"{name} {values[name]:.4g}"
+    name = next((name for name in values if name.startswith("loss_") and name != "loss_scale"), None)
+    return "skipped" if name is None else f"{name} {values[name]:.4g}"
 
 
 def _clock(seconds: float) -> str:

@@ -14,8 +14,9 @@ from jaxdeblur.types import PyTree, Variables
 class TrainState:
     """step counts optimiser updates. key_data are the raw words of the run's key: an update's key is that key folded
     with its number, so nothing random needs to be remembered. ema is None where no average is kept. statistics are the
-    running ones of batch normalisation and plateaus what `training.plateau` remembers, {} where there are none. Fields
-    are arrays, trees of arrays, or what JAX puts in their place: shapes, shardings."""
+    running ones of batch normalisation, plateaus what `training.plateau` remembers and loss_scale what
+    `training.loss_scale` does, {} where there are none. Fields are arrays, trees of arrays, or what JAX puts in their
+    place: shapes, shardings."""
 
     step: Any
     params: PyTree
@@ -24,6 +25,7 @@ class TrainState:
     key_data: Any
     statistics: PyTree = flax.struct.field(default_factory=dict)
     plateaus: dict[str, PyTree] = flax.struct.field(default_factory=dict)
+    loss_scale: dict[str, PyTree] = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> Variables:
@@ -34,7 +36,13 @@ class TrainState:
 
 
 def init_state(
-    key: jax.Array, variables: Variables, optimizers: dict, *, ema: bool, plateaus: PyTree | None = None
+    key: jax.Array,
+    variables: Variables,
+    optimizers: dict,
+    *,
+    ema: bool,
+    plateaus: PyTree | None = None,
+    loss_scale: PyTree | None = None,
 ) -> TrainState:
     """State before the first update; optimizers maps loss groups to optax transformations."""
     params = variables["params"]
@@ -46,6 +54,7 @@ def init_state(
         key_data=jax.random.key_data(key),
         statistics=variables.get("batch_stats", {}),
         plateaus=plateaus or {},
+        loss_scale=loss_scale or {},
     )
 
 
@@ -59,6 +68,8 @@ def to_items(state: TrainState) -> dict[str, PyTree]:
         items["ema"] = state.ema
     if isinstance(state.params, TunedParams):
         items["params"], items["flow_net"] = state.params.model, state.params.flow_net
+    if state.loss_scale:  # apart, so that runs from before it was kept can go on
+        items["loss_scale"] = state.loss_scale
     if state.statistics:
         items["batch_stats"] = state.statistics
     return items
@@ -68,4 +79,10 @@ def from_items(items: dict[str, PyTree]) -> TrainState:
     """The inverse of to_items."""
     params = TunedParams(items["params"], items["flow_net"]) if "flow_net" in items else items["params"]
     statistics = items.get("batch_stats", {})
-    return TrainState(params=params, ema=items.get("ema"), statistics=statistics, **items["training"])
+    return TrainState(
+        params=params,
+        ema=items.get("ema"),
+        statistics=statistics,
+        loss_scale=items.get("loss_scale", {}),
+        **items["training"],
+    )

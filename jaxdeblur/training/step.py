@@ -10,12 +10,14 @@ from jax.sharding import Mesh
 
 from jaxdeblur.compilation import jit
 from jaxdeblur.objectives import Objective
+from jaxdeblur.training.loss_scale import LossScale, all_finite
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import along_batch
 from jaxdeblur.training.state import TrainState
 from jaxdeblur.types import Batch, PyTree
 
 Metrics = dict[str, jax.Array]
+Scale = float | jax.Array
 
 
 def make_train_step(
@@ -24,7 +26,7 @@ def make_train_step(
     *,
     ema_decay: float | None = None,
     microbatches: int = 1,
-    loss_scale: float = 1.0,
+    loss_scale: float | LossScale = 1.0,
     plateau: Plateau | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, Metrics]]:
@@ -45,7 +47,8 @@ def make_train_step(
             mean.
         loss_scale: losses are multiplied by it before the backward pass and gradients divided after: keeps small
             gradients from vanishing in float16 (1024, say), which the half-precision model was trained in. bfloat16
-            and float32 need none.
+            and float32 need none. A `LossScale` follows what overflows: an update that is not finite then leaves all
+            but the step, and the scale, as they were, and metrics say `skipped` (1) and the `loss_scale` after it.
         plateau: whose scale, of the state's plateaus, every update is multiplied by.
         mesh: the devices a batch is split over, so that each holds its own share of the carry; None for one device.
     """
@@ -65,7 +68,7 @@ def make_train_step(
         return tree if mesh is None else jax.lax.with_sharding_constraint(tree, along_batch(mesh, None))
 
     def gradients(
-        params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+        params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array, scale: Scale
     ) -> tuple[dict[str, PyTree], PyTree, PyTree, Metrics]:
         # One linearisation, transposed once a group: the forward pass is shared, and a group's backward pass visits
         # only what its loss depends on. (Two calls of jax.grad repeat the forward pass: XLA does not merge them.)
@@ -77,24 +80,24 @@ def make_train_step(
         grads = {}
         for group in objective.groups:
             transpose = jax.linear_transpose(lambda p, group=group: tangent(p)[group], params)
-            (scaled,) = transpose(jnp.full_like(losses[group], loss_scale))
-            grads[group] = jax.tree.map(lambda gradient: gradient / loss_scale, scaled)
+            (scaled,) = transpose(jnp.full_like(losses[group], scale))
+            grads[group] = jax.tree.map(lambda gradient: gradient / scale, scaled)
         metrics = {**terms, **{f"loss_{group}": losses[group] for group in objective.groups}}
         return grads, statistics_out, carry_out, metrics
 
     def accumulated(
-        params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array
+        params: PyTree, statistics: PyTree, prepared: PyTree, carry: PyTree, t: jax.Array, key: jax.Array, scale: Scale
     ) -> tuple[dict[str, PyTree], PyTree, PyTree, Metrics]:
         if microbatches == 1:
-            return gradients(params, statistics, prepared, carry, t, key)
+            return gradients(params, statistics, prepared, carry, t, key, scale)
 
         def body(so_far: PyTree, part: tuple[PyTree, PyTree, jax.Array]) -> tuple[PyTree, PyTree]:
             total, statistics = so_far  # each part has statistics of its own and moves the running ones in turn
-            grads, statistics, carry_out, metrics = gradients(params, statistics, part[0], part[1], t, part[2])
+            grads, statistics, carry_out, metrics = gradients(params, statistics, part[0], part[1], t, part[2], scale)
             return (jax.tree.map(lambda a, b: a + b / microbatches, total, (grads, metrics)), statistics), carry_out
 
         part = jax.tree.map(lambda x: x[0], (prepared, carry))
-        shapes = jax.eval_shape(lambda part: gradients(params, statistics, part[0], part[1], t, key), part)
+        shapes = jax.eval_shape(lambda part: gradients(params, statistics, part[0], part[1], t, key, scale), part)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[3]))
         # Unrolled for the reason given above.
         keys = jax.random.split(key, microbatches)  # what is random differs from part to part
@@ -113,7 +116,10 @@ def make_train_step(
     @jit(donate_argnums=(0, 2))
     def update(state: TrainState, prepared: PyTree, carry: PyTree, t: jax.Array) -> tuple[TrainState, PyTree, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        grads, statistics, carry, metrics = accumulated(state.params, state.statistics, prepared, carry, t, key)
+        scale = state.loss_scale["scale"] if isinstance(loss_scale, LossScale) else loss_scale
+        grads, statistics, carry_out, metrics = accumulated(
+            state.params, state.statistics, prepared, carry, t, key, scale
+        )
         params, optimizer = state.params, dict(state.optimizer)
         for group in objective.groups:
             metrics[f"gradient_norm_{group}"] = optax.tree.norm(grads[group])
@@ -126,8 +132,18 @@ def make_train_step(
         ema = state.ema
         if ema_decay is not None:
             ema = jax.tree.map(lambda mean, new: ema_decay * mean + (1 - ema_decay) * new, ema, params)
-        state = TrainState(state.step + 1, params, optimizer, ema, state.key_data, statistics, state.plateaus)
-        return whole(state), split(carry), whole(metrics)
+        memory = state.loss_scale
+        if isinstance(loss_scale, LossScale):
+            finite = all_finite((metrics, statistics, carry_out))  # a norm is finite where all gradients are
+            memory = loss_scale.after(memory, finite)
+            metrics |= {"skipped": (~finite).astype(jnp.float32), "loss_scale": memory["scale"]}
+            before = state.params, state.optimizer, state.ema, state.statistics, carry
+            after = params, optimizer, ema, statistics, carry_out
+            params, optimizer, ema, statistics, carry_out = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old), after, before
+            )
+        state = TrainState(state.step + 1, params, optimizer, ema, state.key_data, statistics, state.plateaus, memory)
+        return whole(state), split(carry_out), whole(metrics)
 
     @jit
     def gather(metrics: list[Metrics]) -> Metrics:

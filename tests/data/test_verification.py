@@ -13,7 +13,7 @@ from jaxdeblur.data.datasets import BSD, DATASETS, DVD, GOPRO, REDS, SINTEL
 from jaxdeblur.data.flow_io import write_flo
 from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
 from jaxdeblur.data.preparation import FaultsFoundError, prepare, verify
-from jaxdeblur.data.verification import light_share
+from jaxdeblur.data.verification import _numbered, light_share
 
 CLIP = "GOPRO_Large/train/GOPR0372_07_00"
 SCENES = "DeepVideoDeblurring_Dataset/quantitative_datasets"
@@ -288,6 +288,25 @@ def test_part_of_a_set(originals, tmp_path):
     faults = verify(WRITERS["sintel"][0], [tmp_path / "sintel"], partial=True).faults
     assert {fault.kind for fault in faults} == {"missing"}
     assert len(faults) == 3 + 3  # a scene's flow and another's clean frames; what is there of a scene must be whole
+
+
+def test_a_frame_of_a_wild_number_in_part_of_a_set_is_one_fault(originals, tmp_path):
+    """And not all the numbers before it, which would take all memory to list."""
+    root = tmp_path / "set"
+    shutil.copytree(originals["gopro"], root)
+    for side in ("blur", "sharp"):
+        folder = root / "GOPRO_Large" / "train" / "GOPR0372_07_00" / side
+        shutil.copy(folder / "000047.png", folder / "90000000000.png")
+        (folder / "000047.png").unlink()
+    faults = verify(MINI_GOPRO, [root], partial=True, trusted=["GOPR0372_07_00"]).faults
+    assert {fault.kind for fault in faults} == {"extra"}
+    assert len(faults) == 2
+    assert "has frame 90000000000; it is published with 47 to 52" in str(faults[0])
+
+
+def test_long_lists_of_frames_are_cut():
+    assert _numbered([3, 7, 8, 9]) == "frames 3, 7 to 9"
+    assert _numbered(range(0, 60, 2)) == "frames 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, and 20 more"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from jaxdeblur import create_model
 from jaxdeblur.evaluation.motion import mean_motion_accuracy
 from jaxdeblur.evaluation.protocols import motion_accuracy
 from jaxdeblur.evaluation.scores import EvaluationClip
-from jaxdeblur.models import example_inputs
+from jaxdeblur.models import example_inputs, initial_variables
 from jaxdeblur.models.windows import clip_windows
 
 
@@ -39,3 +39,21 @@ def test_what_has_no_motion_is_refused():
     variables = model.init(jax.random.key(0), *example_inputs(model))
     with pytest.raises(ValueError, match="no clip has a second frame"):
         mean_motion_accuracy([EvaluationClip("", lambda: zip(one_frame, one_frame))], model, variables)
+
+
+def test_units_without_motion_are_measured_by_matching_their_features():
+    """The picture moves by whole blocks, which zero displacement would not see."""
+    model = create_model(
+        "mtu1", channels=6, residual_blocks=0, match_radius=2, weight_init="edges", motion_module=False
+    )
+    variables = initial_variables(jax.random.key(0), model)
+    wide = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+    frames = np.stack([wide[:, 8 * t : 8 * t + 48] for t in range(4)])  # it moves 8 px to the left a frame
+    psnr_db, _ = mean_motion_accuracy([EvaluationClip("", lambda: zip(frames, frames, strict=True))], model, variables)
+    still_db = np.mean(
+        [
+            motion_accuracy(np.zeros((12, 12, 2), np.int32), frames[t - 1] / 255.0, frames[t] / 255.0)[0]
+            for t in (1, 2, 3)
+        ]
+    )
+    assert psnr_db > still_db + 3, (psnr_db, still_db)  # columns that come into sight have no match

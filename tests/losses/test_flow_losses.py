@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.scipy.ndimage import map_coordinates
 from parity import load_case
 
 from jaxdeblur.losses.flow import (
@@ -277,7 +278,7 @@ def test_what_does_not_fit_together_is_refused():
         multi_scale_end_point_error([flow], half, valid[:, ::2, ::2], weights=[1.0])
 
 
-def warping_oracle(levels, image_1, image_0, weights, flow_scale):
+def warping_oracle(levels, image_1, image_0, weights, flow_scale, outside):
     """Position by position, in float64; one example."""
     total = 0.0
     for flow, weight in zip(levels, weights, strict=True):
@@ -288,8 +289,9 @@ def warping_oracle(levels, image_1, image_0, weights, flow_scale):
         )
         for y, x in np.ndindex(height, width):
             px, py = np.array([x, y]) + flow[y, x].astype(np.float64) * flow_scale / f
-            if not (0 <= px <= width - 1 and 0 <= py <= height - 1):
+            if outside == "masked" and not (0 <= px <= width - 1 and 0 <= py <= height - 1):
                 continue
+            px, py = np.clip(px, 0, width - 1), np.clip(py, 0, height - 1)
             left, top = min(int(px), width - 2), min(int(py), height - 2)
             a, b = px - left, py - top
             warped = (1 - b) * ((1 - a) * zero[top, left] + a * zero[top, left + 1]) + b * (
@@ -304,11 +306,16 @@ def test_warping_error_equals_the_oracle(seed):
     rng = np.random.default_rng(seed)
     images = rng.random((2, 2, 16, 24, 3), np.float32)
     levels = [rng.normal(0, 0.2, (2, 16 // f, 24 // f, 2)).astype(np.float32) for f in (4, 8)]
-    found = multi_scale_warping_error(levels, *images, weights=(0.3, 2.0), flow_scale=20.0)
+    found = {
+        outside: multi_scale_warping_error(levels, *images, weights=(0.3, 2.0), flow_scale=20.0, outside=outside)
+        for outside in ("clamped", "masked")
+    }
+    assert np.all(found["clamped"] > found["masked"])
     for example in range(2):
         flows = [level[example] for level in levels]
-        expected = warping_oracle(flows, images[0, example], images[1, example], (0.3, 2.0), 20.0)
-        np.testing.assert_allclose(found[example], expected, rtol=2e-4, atol=1e-4)
+        for outside, errors in found.items():
+            expected = warping_oracle(flows, images[0, example], images[1, example], (0.3, 2.0), 20.0, outside)
+            np.testing.assert_allclose(errors[example], expected, rtol=2e-4, atol=1e-4)
 
 
 def test_warping_error_is_least_at_the_true_flow_and_has_its_gradient():
@@ -327,9 +334,36 @@ def test_warping_error_is_least_at_the_true_flow_and_has_its_gradient():
     assert np.isfinite(jax.grad(error)(jnp.float32(4.0)))
 
 
-def test_a_flow_that_leads_out_of_the_frame_everywhere_costs_nothing():
+@pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1), (0.6, -0.8)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_warping_error_is_least_at_the_true_flow_on_the_way_out_of_the_frame(direction, seed):
+    """Five levels, as VDFlow has them, of a textured picture with noise that moves by 6 px."""
+    rng = np.random.default_rng(seed)
+    texture = jax.image.resize(rng.random((40, 40, 3)), (320, 320, 3), "cubic")
+    across, down = (6 * x for x in direction)
+    rows, columns = (jnp.arange(128.0) + start for start in (96, 96))
+
+    def cut(across, down):
+        grid = jnp.meshgrid(rows + down, columns + across, indexing="ij")
+        picture = jnp.stack([map_coordinates(texture[..., c], grid, order=1) for c in range(3)], axis=-1)
+        return picture[None] + 0.02 * rng.standard_normal((1, 128, 128, 3))
+
+    image_1, image_0 = cut(0, 0), cut(-across, -down)  # image_1(x) = image_0(x + flow)
+
+    def error(length, **options):
+        flow = length * np.array(direction) / 20
+        levels = [jnp.broadcast_to(jnp.float32(flow), (1, 128 // f, 128 // f, 2)) for f in (4, 8, 16, 32, 64)]
+        weights = (0.005, 0.01, 0.02, 0.08, 0.32)
+        return float(multi_scale_warping_error(levels, image_1, image_0, weights=weights, **options)[0])
+
+    lengths = (0, 3, 6, 9, 20, 50, 100, 130, 300, 1000)
+    errors = [error(length) for length in lengths]
+    assert min(errors) == errors[lengths.index(6)], dict(zip(lengths, errors, strict=True))
+    assert error(300, outside="masked") == 0
+
+
+def test_every_level_has_a_weight():
     images = np.random.default_rng(0).random((2, 1, 16, 16, 3), np.float32)
     level = np.full((1, 4, 4, 2), 100.0, np.float32)
-    assert float(multi_scale_warping_error([level], *images, weights=(1.0,))[0]) == 0
     with pytest.raises(ValueError, match="2 weights for 1 levels"):
         multi_scale_warping_error([level], *images, weights=(1.0, 1.0))

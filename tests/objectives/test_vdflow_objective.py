@@ -122,6 +122,15 @@ def test_branches_alone_have_the_same_losses():
     assert np.isfinite(alone["deblur"])
 
 
+def test_what_leads_out_of_the_frame_is_compared_unless_it_is_masked():
+    batch = a_batch(**dict.fromkeys(LABELLED))
+    clamped, masked = (
+        losses(VDFlowObjective(model(), "flow", outside=outside), batch)[0]["flow"] for outside in ("clamped", "masked")
+    )
+    assert clamped > masked
+    assert losses(VDFlowObjective(model(), "flow"), batch)[0]["flow"] == clamped
+
+
 def test_bytes_are_scaled():
     batch = {"blurred": np.full((1, 5, 8, 8, 3), 51, np.uint8)}
     np.testing.assert_allclose(VDFlowObjective(model(), "flow").prepare(batch, {})["windows"], 0.2, rtol=1e-6)

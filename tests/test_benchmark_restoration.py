@@ -1,0 +1,31 @@
+"""The benchmark of restoration takes frames of any size; nothing is compiled here."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.restoration import first_carry, frame_step
+from jaxdeblur import create_model
+from jaxdeblur.models import example_inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mtu1", {"channels": 2, "residual_blocks": 0, "match_radius": 1, "scales": 3}),
+        ("svrnn", {"width": 0.05}),
+        ("vdflow", {"width": 0.05}),
+        ("dbn", {"width": 0.05}),
+        ("cdvd_tsp", {"channels": 2, "residual_blocks": 0, "flow_width": 0.05}),
+    ],
+)
+def test_sizes_that_a_network_does_not_take_are_filled_up(name, options):
+    model = create_model(name, **options)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
+    frames = model.past_frames + 1 + model.future_frames
+    window = jax.ShapeDtypeStruct((1, frames, 90, 75, 3), jnp.float32)
+    carry = jax.eval_shape(lambda variables, window: first_carry(model, variables, window), variables, window)
+    carry, restored = jax.eval_shape(
+        lambda variables, *inputs: frame_step(model, variables)(*inputs), variables, carry, window
+    )
+    assert restored.shape == (1, 90, 75, 3)
