@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ENCODERS, StrPath, read_image, read_rgb_u8
+from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, read_image, read_rgb_u8
 from jaxdeblur.data.video_io import VideoReader
 
 PACKED_FOLDER = "packed"
@@ -155,10 +155,10 @@ def list_images(folder: StrPath) -> list[Path]:
     paths = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in ENCODERS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_KINDS and not path.name.startswith(".") and path.is_file()
     ]
     if not paths:
-        raise ValueError(f"{folder}: has no images; looked for {', '.join(ENCODERS)}")
+        raise ValueError(f"{folder}: has no images; looked for {', '.join(IMAGE_KINDS)}")
     return sorted(paths, key=lambda path: numeric_order(path.name))
 
 
