@@ -189,6 +189,13 @@ def count_pages(path: StrPath) -> int:
             return 1
 
 
+def read_orientation(path: StrPath) -> int:
+    """EXIF's orientation that `read_image` applies to a JPEG, 1 to 8; 1 where it is damaged."""
+    with open(path, "rb") as file, contextlib.suppress(Exception):
+        return image_metadata.orientation_of(_opened(file, _JPEG).getexif())
+    return 1
+
+
 def read_rgb_u8(path: StrPath) -> np.ndarray:
     """Reads an image as (H, W, 3) uint8: grey is repeated, alpha dropped, 16 bit rounded to 8.
 

@@ -4,8 +4,7 @@
     <root>/packed/<split>/<clip>/index.json            names, sizes and times of the files they were made from
 
 A clip is written under a hidden temporary name and moved into place whole: what bears a clip's name is
-complete. A 1280x720 frame takes 2.8 MB. PNG files give the same bytes packed or not; JPEG files are decoded
-by FFmpeg here and by libjpeg in the unpacked pipeline, which may differ by a few levels.
+complete. A 1280x720 frame takes 2.8 MB. Files give the same bytes packed or not.
 """
 
 import contextlib
