@@ -29,6 +29,7 @@ def checkpoint(monkeypatch):
 
     stand_in = types.SimpleNamespace(load_model=load_model, save_model=lambda *a, **k: asked.append((a, k)))
     monkeypatch.setitem(sys.modules, "jaxdeblur.checkpoint", stand_in)
+    monkeypatch.setattr("jaxdeblur.restoration.jobs.refuse_missing_checkpoint", lambda *_, **__: None)
     return asked
 
 
@@ -69,7 +70,7 @@ def test_explain_writes_a_sheet_a_frame(tmp_path, video, checkpoint, capsys):
     assert cli.main(command) == 0
     assert f"{sheets}: a sheet a frame" in capsys.readouterr().out
     assert sorted(os.listdir(sheets)) == [f"frame_{number:06d}.png" for number in range(6)]
-    assert "is not an empty folder" in fails(capsys, 2, *command)
+    assert "is not an empty folder" in fails(capsys, 2, *command, "--overwrite")
     for inside in ("out", "out/sheets"):
         refused = fails(
             capsys,
@@ -165,13 +166,15 @@ def test_pack(monkeypatch, capsys):
     assert capsys.readouterr().out == "packed\npacked\n"
 
 
-def test_convert(monkeypatch, checkpoint, capsys):
+def test_convert(tmp_path, monkeypatch, checkpoint, capsys):
     files = types.SimpleNamespace(read_weights=lambda name, path: {"params": (name, {"path": path})})
     monkeypatch.setitem(sys.modules, "jaxdeblur.interop.files", files)
-    assert cli.main(["convert", "mtu2", "official.pth", "out"]) == 0
-    expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": "official.pth"})}}
-    assert checkpoint == [(("out",), expected)]
-    assert capsys.readouterr().out == "out: mtu2\n"
+    official, out = tmp_path / "official.pth", str(tmp_path / "out")
+    official.touch()
+    assert cli.main(["convert", "mtu2", str(official), out]) == 0
+    expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": str(official)})}}
+    assert checkpoint == [((out,), expected)]
+    assert capsys.readouterr().out == f"{out}: mtu2\n"
 
 
 _SLOW_COMMAND = """
@@ -202,7 +205,7 @@ def environment():
 def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path, number):
     source = tmp_path / "in.mp4"
     write_video_file(source, smooth_frames(200), audio_s=1)
-    command = ["deblur", str(source), str(tmp_path / "out.mp4"), "--checkpoint=best", "--compare"]
+    command = ["deblur", str(source), str(tmp_path / "out.mp4"), "--checkpoint=/", "--compare"]
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW_COMMAND, *command],
         stdout=subprocess.PIPE,

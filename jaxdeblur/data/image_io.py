@@ -43,6 +43,8 @@ _TIFF_DEFLATE = 8
 _UNASSOCIATED_ALPHA = 2
 _UNDEFINED_BYTES = 7
 _FLOATING_POINT = 3
+
+_WEBP_ANIMATION = 2
 _INCHES = 2
 
 _PNG, _JPEG, _BMP, _TIFF, _WEBP = "PNG", "JPEG", "BMP", "TIFF", "WebP"
@@ -182,7 +184,7 @@ def count_pages(path: StrPath) -> int:
         try:
             if kind == _TIFF:
                 return len(_tiff_directories(file))
-            return _opened(file, kind).n_frames if kind == _WEBP or _is_animated_png(file) else 1
+            return _opened(file, kind).n_frames if _is_animated(file, kind) else 1
         except MemoryError:
             raise
         except Exception:  # Pillow raises many types; reading the file says what is wrong with it
@@ -231,8 +233,7 @@ def encode_image(image: ImageFile, suffix: str, name: str) -> bytes:
     """What write_image writes; errors call the file by the name given."""
     kind, order = image_kind(suffix, name), _order(image)
     refuse_unheld(image, suffix, name)
-    if (image.bits, order) not in _HELD[kind]:  # BMP: grey with alpha only as colour
-        order = "RGBA"
+    order = order if (image.bits, order) in _HELD[kind] else "RGBA"
     if kind == _TIFF:
         stream = io.BytesIO()
         _write_tiff(stream, iter([image]))
@@ -264,11 +265,18 @@ def image_kind(suffix: str, name: str) -> str:
     return kind
 
 
+def holds(image: ImageFile, suffix: str) -> bool:
+    """Whether a file of that suffix holds such bits and alpha."""
+    order = _order(image)
+    # Of BMP: grey with alpha only as colour.
+    return bool(_HELD[image_kind(suffix, suffix)] & {(image.bits, order), (image.bits, order.replace("LA", "RGBA"))})
+
+
 def refuse_unheld(image: ImageFile, suffix: str, name: str) -> None:
     """ValueError if a file of that suffix holds no such bits or no alpha."""
-    kind, order = image_kind(suffix, name), _order(image)
-    if not _HELD[kind] & {(image.bits, order), (image.bits, order.replace("LA", "RGBA"))}:
-        what = {"L": "grey", "LA": "grey with alpha", "RGB": "RGB", "RGBA": "RGB with alpha"}[order]
+    image_kind(suffix, name)
+    if not holds(image, suffix):
+        what = {"L": "grey", "LA": "grey with alpha", "RGB": "RGB", "RGBA": "RGB with alpha"}[_order(image)]
         raise ValueError(f"{name}: a {suffix} file cannot hold {image.bits}-bit {what}; use .png or .tif instead")
 
 
@@ -357,7 +365,7 @@ def _read(file: io.BufferedIOBase, name: str, page: int | None) -> ImageFile:
         if kind == _TIFF:
             directories = _tiff_directories(file)
             return _read_tiff(file, *directories[_page_asked_for(page, len(directories))], name)
-        if kind == _BMP or (kind == _PNG and not _is_animated_png(file)):
+        if kind == _BMP or (kind == _PNG and not _is_animated(file, kind)):
             _page_asked_for(page, 1)
             return _read_by_ffmpeg(file, kind)
         if kind == _JPEG:
@@ -447,10 +455,16 @@ def _tiff_directories(file: io.BufferedIOBase) -> list[tuple[int, Any]]:
     return found
 
 
-def _is_animated_png(file: io.BufferedIOBase) -> bool:
-    is_animated = any(chunk == b"acTL" for chunk, _ in image_metadata.png_chunks(file.read()))
+def _is_animated(file: io.BufferedIOBase, kind: str) -> bool:
+    """Of a PNG or WebP, from its header."""
     file.seek(0)
-    return is_animated
+    if kind == _WEBP:
+        start = file.read(21)
+        file.seek(0)
+        return start[12:16] == b"VP8X" and bool(start[20:] and start[20] & _WEBP_ANIMATION)
+    found = any(chunk == b"acTL" for chunk in image_metadata.png_header_chunks(file))
+    file.seek(0)
+    return found
 
 
 def _read_by_pillow(image: Any, kind: str, name: str) -> ImageFile:
@@ -502,7 +516,7 @@ def _is_grey_palette(rgb: np.ndarray, metadata: ImageMetadata) -> bool:
 
 def _from_cmyk(image: Any, icc_profile: bytes | None, name: str) -> tuple[Any, bytes | None]:
     """RGB of printing colours, and its profile: by theirs if there is one, otherwise by the plain formula."""
-    logging.warning("%s: is CMYK, and becomes RGB", name)
+    _warn_once(f"{name}: is CMYK, and becomes RGB")
     if icc_profile is not None:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
             of_screens = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -510,6 +524,12 @@ def _from_cmyk(image: Any, icc_profile: bytes | None, name: str) -> tuple[Any, b
             converted = ImageCms.profileToProfile(image, of_print, of_screens, outputMode="RGB")
             return converted, of_screens.tobytes()
     return image.convert("RGB"), None
+
+
+@functools.lru_cache(10_000)
+def _warn_once(message: str) -> None:
+    """Files are read more than once."""
+    logging.warning("%s", message)
 
 
 def _of_float(values: np.ndarray, name: str) -> ImageFile:
@@ -520,7 +540,7 @@ def _of_float(values: np.ndarray, name: str) -> ImageFile:
             f"has floating-point values from {least:g} to {most:g}; expected 0 to 1: scale them, or save the picture "
             "with 8 or 16 bits a sample"
         )
-    logging.warning("%s: has floating-point values, which become 16 bits", name)
+    _warn_once(f"{name}: has floating-point values, which become 16 bits")
     return ImageFile(_repeated(np.rint(values.astype(np.float64) * 65535).astype(np.uint16)), None, True)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -131,6 +132,18 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     for kind, begin, end in _png_places(data):
         if kind != b"IDAT":
             yield kind, data[begin + 8 : end - 4]
+
+
+def png_header_chunks(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """Types of an open PNG's chunks before its pixels."""
+    place = 8
+    while True:
+        file.seek(place)
+        chunk = file.read(8)
+        if len(chunk) < 8 or chunk[4:] in (b"IDAT", b"IEND"):
+            return
+        yield chunk[4:]
+        place += 12 + int.from_bytes(chunk[:4])
 
 
 def without_metadata(data: bytes) -> bytes:
