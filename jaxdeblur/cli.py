@@ -517,12 +517,11 @@ def _start_jax() -> None:
 
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # depending on the version
         asked = os.environ.get("JAX_PLATFORMS")
-        why = str(error).split("(set JAX_PLATFORMS")[0].strip().rstrip(".")
+        why = f" ({str(error).split('(set JAX_PLATFORMS')[0].strip().rstrip('.')})" if str(error) else ""
         what = f"JAX_PLATFORMS is {asked!r}, and JAX" if asked else "JAX"
-        raise ValueError(f"{what} has no such device here ({why}); unset it, or set it to cpu") from error
-
+        raise ValueError(f"{what} finds no such device here{why}; unset it, or set JAX_PLATFORMS=cpu") from error
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdeblur"))
@@ -956,22 +955,28 @@ def _progress_bar(title: str, work: _Work, unit: str = "frames") -> Iterator[Any
         Speed(),
         TimeLeft(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(escape(title), total=None)
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console)
+    task = bar.add_task(escape(title), total=None)
+    begun = False
 
-        begun = False
+    def progress(done: int, total: int | None) -> None:
+        nonlocal begun
+        begun = work.has_begun = True
+        bar.start()
+        # A header may promise fewer frames than come.
+        bar.update(task, completed=done, total=None if total is None else max(done, total))
 
-        def progress(done: int, total: int | None) -> None:
-            nonlocal begun
-            begun = work.has_begun = True
-            # A header may promise fewer frames than come.
-            bar.update(task, completed=done, total=None if total is None else max(done, total))
-
-        try:
-            yield progress
-        except BaseException:
-            bar.live.transient = not begun  # a bar of nothing tells nothing
-            raise
+    if console.is_terminal:  # where it can be taken back: a bar of nothing tells nothing
+        bar.start()
+    try:
+        yield progress
+    except BaseException:
+        bar.live.transient = not begun
+        raise
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _print_error(error: BaseException) -> None:

@@ -283,7 +283,9 @@ def refuse_unheld(image: ImageFile, suffix: str, name: str) -> None:
 def refuse_unheld_pages(pages: int, image: ImageFile, suffix: str, name: str) -> None:
     """ValueError if a file of that suffix holds no such number of such pages."""
     kind = image_kind(suffix, name)
-    if pages > 1 and kind not in (_PNG, _TIFF, _WEBP):
+    holds_animations = kind in (_PNG, _WEBP)
+    is_animation = image.metadata.duration_ms is not None
+    if pages > 1 and kind != _TIFF and not (holds_animations and is_animation):
         raise ValueError(f"{name}: a {suffix} file cannot hold {pages} pages; name a folder, or a .tif")
     if pages > 1 and kind == _PNG and image.bits > 8:
         raise ValueError(f"{name}: an animated {suffix} of {image.bits} bits is not written; name a .tif")

@@ -74,6 +74,8 @@ def plan_jobs(sources: Sequence[Path], target: Path, compare: Path | None, expla
         ValueError: two sources would become one file, or `explain` or a name to compare with is given for several, or
             images are given beside something else, or the target is of another kind than the source.
     """
+    for given in (target, compare, explain):
+        _refuse_long_name(given)
     for source in sources:
         _refuse_missing(source)
     if images := [source for source in sources if is_image(source)]:
@@ -268,9 +270,13 @@ def _refuse_within(path: Path, option: str, *others: StrPath | None) -> None:
             raise ValueError(f"{path}: is {other} or lies in it; name another for {option}")
 
 
-def _refuse_unwritable(path: Path, *, is_file: bool, in_new_folder: bool) -> None:
-    if len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:
+def _refuse_long_name(path: Path | None) -> None:
+    if path is not None and len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:
         raise ValueError(f"{path}: the name is longer than {_LONGEST_NAME_BYTES} bytes; name a shorter one")
+
+
+def _refuse_unwritable(path: Path, *, is_file: bool, in_new_folder: bool) -> None:
+    _refuse_long_name(path)
     if in_new_folder and not path.parent.exists():
         path, is_file = path.parent, False
     refuse_unwritable(path) if is_file else refuse_unwritable_folder(path)
