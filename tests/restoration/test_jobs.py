@@ -283,7 +283,7 @@ def test_frames_on_their_side_of_one_folder(tmp_path, identity, monkeypatch, cap
 def test_pages_survive_an_interruption(tmp_path, monkeypatch):
     from jaxdeblur.restoration.files import deblur_pictures
 
-    first, *others = (Image.fromarray(rgb(number, size=(300, 600))) for number in range(12))
+    first, *others = (Image.fromarray(rgb(number)) for number in range(12))
     first.save(tmp_path / "a.tif", save_all=True, append_images=others)
     monkeypatch.setattr("jaxdeblur.restoration.files.segment_frames", lambda form: 4)
 
@@ -299,4 +299,4 @@ def test_pages_survive_an_interruption(tmp_path, monkeypatch):
     assert seen[0] == 9
     assert sorted(os.listdir(tmp_path)) == ["a.tif", "b.tif"]
     for number in range(12):
-        np.testing.assert_array_equal(read_image(tmp_path / "b.tif", number).rgb, rgb(number, size=(300, 600)))
+        np.testing.assert_array_equal(read_image(tmp_path / "b.tif", number).rgb, rgb(number))
