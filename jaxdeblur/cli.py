@@ -412,6 +412,9 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
     several = len(jobs) > 1
     if arguments.skip_existing:
         jobs = [job for job in jobs if not job.target.exists()]
+        if not jobs:
+            print("nothing to do: everything is there already")
+            return
     check_jobs(jobs, overwrite=arguments.overwrite, crf=arguments.crf, **of_videos)
     _refuse_missing_checkpoint(arguments.checkpoint)
     of_all = {

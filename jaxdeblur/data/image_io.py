@@ -42,7 +42,7 @@ _PHOTOMETRIC_GREY, _PHOTOMETRIC_RGB, _PHOTOMETRIC_CMYK = 1, 2, 5
 _TIFF_DEFLATE = 8
 _UNASSOCIATED_ALPHA = 2
 _UNDEFINED_BYTES = 7
-_FLOATING_POINT = 3
+_SIGNED, _FLOATING_POINT = 2, 3
 
 _WEBP_ANIMATION = 2
 _INCHES = 2
@@ -586,13 +586,17 @@ def _refuse_damaged_jpeg(file: io.BufferedIOBase) -> None:
 def _read_tiff(file: io.BufferedIOBase, place: int, directory: Any, name: str) -> ImageFile:
     bits = directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
     photometric = directory.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
-    is_float = _FLOATING_POINT in directory.get(TiffImagePlugin.SAMPLEFORMAT, ())
-    if len(bits) > 1 and is_float:
+    kinds = directory.get(TiffImagePlugin.SAMPLEFORMAT, ())
+    if len(bits) > 1 and _FLOATING_POINT in kinds:
         raise _RefusedError("has colours of floating-point values, which are not read; save it with 8 or 16 bits")
     if len(bits) == 1 or max(bits) <= 8 or photometric == _PHOTOMETRIC_CMYK:
         image = _opened(file, _TIFF)
         image.seek(place)
         return _read_by_pillow(image, _TIFF, name)
+    if set(bits) != {16} or _SIGNED in kinds or photometric not in (_PHOTOMETRIC_GREY, _PHOTOMETRIC_RGB):
+        raise _RefusedError("has pixels that are not read; save it as grey or RGB with 8 or 16 bits a sample")
+    if TiffImagePlugin.TILEWIDTH in directory:
+        raise _RefusedError("has 16 bits in tiles, which are not read; save it in strips, as is usual, or as .png")
     # Several channels of 16 bits, of which Pillow would keep 8. FFmpeg reads the first page: so this is made the first.
     data = bytearray(file.read())
     order: Any = "little" if data.startswith(b"II") else "big"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pages, read_image, read_orientation, read_rgb_u8
 from jaxdeblur.data.image_metadata import is_transposed, orientation_of, parse_exif
@@ -158,8 +159,12 @@ def list_images(folder: StrPath) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in IMAGE_KINDS and not path.name.startswith(".") and path.is_file()
     ]
+    animations = sorted(path for path in folder.glob("*.[gG][iI][fF]"))
     if not paths:
-        raise ValueError(f"{folder}: has no images; looked for {', '.join(IMAGE_KINDS)}")
+        beside = f"; {animations[0].name} is a video: name it itself" if animations else ""
+        raise ValueError(f"{folder}: has no images; looked for {', '.join(IMAGE_KINDS)}{beside}")
+    if animations:
+        logging.warning("%s: is left aside; restore it as a video, by naming it itself", animations[0])
     return sorted(paths, key=lambda path: numeric_order(path.name))
 
 

@@ -10,7 +10,7 @@ import av
 import jax
 
 from jaxdeblur.restoration.files import deblur_folder, deblur_pictures, deblur_video
-from jaxdeblur.restoration.jobs import Job, refuse_video_options
+from jaxdeblur.restoration.jobs import Job, refuse_timeless_gif, refuse_video_options
 from jaxdeblur.types import Restorer, Variables
 
 
@@ -46,6 +46,7 @@ def run_job(
             return deblur_pictures(job.images, job.target, model, variables, is_file=job.target_is_image, **options)
         if job.source.is_dir():
             return deblur_folder(job.source, job.target, model, variables, **options)
+        refuse_timeless_gif(job.source)
         return deblur_video(job.source, job.target, model, variables, **options, **of_videos)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -1,5 +1,6 @@
 """Which file becomes which, and whatever of it can be refused before a network is loaded: nothing here imports JAX."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -7,9 +8,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from PIL import Image, UnidentifiedImageError
+
 from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, fitting_name
 from jaxdeblur.data.video_folder import is_image, list_images
-from jaxdeblur.data.video_io import Cut, VideoFormat, VideoReader
+from jaxdeblur.data.video_io import Cut, VideoFormat, VideoReader, open_input
 from jaxdeblur.data.video_writer import (
     VIDEO_SUFFIXES,
     choose_encoding,
@@ -212,8 +215,26 @@ def _check_source(job: Job, cut: Cut | None, codec: str | None, crf: int | None,
         images = job.images or list_images(job.source)
         plan_pictures(images, job.target, is_file=job.target_is_image)
         return
+    refuse_timeless_gif(job.source)
     with VideoReader(job.source, cut) as reader:
         choose_encoding(job.target, reader.format, codec=codec, crf=crf, lossless=lossless)
+
+
+def refuse_timeless_gif(source: Path) -> None:
+    """ValueError for a GIF whose pictures tell no time: FFmpeg takes them all for one, of which the last is shown."""
+    if source.suffix.lower() != ".gif":
+        return
+    with (
+        contextlib.suppress(UnidentifiedImageError, OSError),
+        Image.open(source) as image,
+        open_input(os.fspath(source)) as video,
+    ):
+        packets = sum(packet.size > 0 for packet in video.demux(video=0))
+        if packets < getattr(image, "n_frames", 1):
+            raise ValueError(
+                f"{source}: holds {image.n_frames} pictures and does not say how long each is shown, so that FFmpeg "
+                "reads fewer; save it as an animated .webp or .png, which is restored with all of them"
+            )
 
 
 def _files_of(job: Job) -> list[Path]:

@@ -156,6 +156,19 @@ def test_floating_point(tmp_path, caplog):
         read_image(tmp_path / "c.tif")
 
 
+def test_tiles_of_16_bits_are_refused(tmp_path):
+    """FFmpeg reads them wrongly, and says nothing."""
+    tifffile = pytest.importorskip("tifffile")
+    rgb = np.zeros((32, 48, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", tile=(16, 16))
+    with pytest.raises(ValueError, match=r"a\.tif: has 16 bits in tiles.*save it in strips"):
+        read_image(tmp_path / "a.tif")
+    for dtype, said in ((np.float32, "floating-point"), (np.uint32, "pixels that are not read")):
+        tifffile.imwrite(tmp_path / "a.tif", rgb.astype(dtype), photometric="rgb")
+        with pytest.raises(ValueError, match=rf"a\.tif: has .*{said}.*save it .*with 8 or 16 bits"):
+            read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(("grey", "alpha"), [(False, False), (True, False), (True, True), (False, True)])
 def test_pages_of_a_tiff(tmp_path, bits, grey, alpha):

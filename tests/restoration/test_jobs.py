@@ -14,6 +14,7 @@ from tiny_video import smooth_frames, write_video_file
 
 from jaxdeblur import cli
 from jaxdeblur.data.image_io import ImageFile, count_pages, read_image, write_image
+from jaxdeblur.data.video_io import VideoReader
 from jaxdeblur.restoration.jobs import Job, journal_folder, plan_jobs
 
 WITHOUT_JAX = """
@@ -300,3 +301,19 @@ def test_pages_survive_an_interruption(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a.tif", "b.tif"]
     for number in range(12):
         np.testing.assert_array_equal(read_image(tmp_path / "b.tif", number).rgb, rgb(number))
+
+
+def test_no_picture_of_a_gif_is_lost(tmp_path, identity, monkeypatch, capsys):
+    first, *others = (Image.fromarray(rgb(number, size=(48, 64))) for number in range(4))
+    first.save(tmp_path / "timeless.gif", save_all=True, append_images=others)
+    first.save(tmp_path / "timed.gif", save_all=True, append_images=others, duration=50)
+    code, errors = run(tmp_path, capsys, "timeless.gif", "a.mp4", monkeypatch=monkeypatch)
+    assert code == 2
+    assert "timeless.gif: holds 4 pictures and does not say how long each is shown" in errors
+    assert run(tmp_path, capsys, "timed.gif", "a.mp4", monkeypatch=monkeypatch)[0] == 0
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert sum(1 for _ in reader) == 4
+
+
+def test_nothing_to_do_takes_no_network(folder, no_network, monkeypatch, capsys):
+    assert run(folder, capsys, "a.mp4", "b.mp4", "--skip-existing", monkeypatch=monkeypatch) == (0, "")
