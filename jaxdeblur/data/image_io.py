@@ -27,7 +27,7 @@ import av
 import numpy as np
 from absl import logging
 from av.video.reformatter import Interpolation
-from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from jaxdeblur.data import image_metadata
 from jaxdeblur.data.image_metadata import NO_METADATA, ImageMetadata
@@ -189,6 +189,13 @@ def count_pages(path: StrPath) -> int:
             raise
         except Exception:  # Pillow raises many types; reading the file says what is wrong with it
             return 1
+
+
+def count_pictures_of_gif(path: StrPath) -> int:
+    """How many pictures a GIF holds, which is read as a video; 1 of what is none."""
+    with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types for damage
+        return GifImagePlugin.GifImageFile(file).n_frames
+    return 1
 
 
 def read_orientation(path: StrPath) -> int:

@@ -1,6 +1,5 @@
 """Which file becomes which, and whatever of it can be refused before a network is loaded: nothing here imports JAX."""
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -8,9 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
-from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, fitting_name
+from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pictures_of_gif, fitting_name
 from jaxdeblur.data.video_folder import is_image, list_images
 from jaxdeblur.data.video_io import Cut, VideoFormat, VideoReader, open_input
 from jaxdeblur.data.video_writer import (
@@ -224,17 +221,14 @@ def refuse_timeless_gif(source: Path) -> None:
     """ValueError for a GIF whose pictures tell no time: FFmpeg takes them all for one, of which the last is shown."""
     if source.suffix.lower() != ".gif":
         return
-    with (
-        contextlib.suppress(UnidentifiedImageError, OSError),
-        Image.open(source) as image,
-        open_input(os.fspath(source)) as video,
-    ):
+    pictures = count_pictures_of_gif(source)
+    with open_input(os.fspath(source)) as video:
         packets = sum(packet.size > 0 for packet in video.demux(video=0))
-        if packets < getattr(image, "n_frames", 1):
-            raise ValueError(
-                f"{source}: holds {image.n_frames} pictures and does not say how long each is shown, so that FFmpeg "
-                "reads fewer; save it as an animated .webp or .png, which is restored with all of them"
-            )
+    if packets < pictures:
+        raise ValueError(
+            f"{source}: holds {pictures} pictures and does not say how long each is shown, so that FFmpeg reads fewer; "
+            "save it as an animated .webp or .png, which is restored with all of them"
+        )
 
 
 def _files_of(job: Job) -> list[Path]:
