@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = _Work()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    with contextlib.nullcontext() if getattr(arguments, "pipe", False) else _unread_output_is_no_failure():
+    # What goes through --pipe is the job itself.
+    with _unread_is_no_failure("stderr", *([] if getattr(arguments, "pipe", False) else ["stdout"])):
         try:
             with _ending_as_ctrl_c_does(signal.SIGTERM):
                 arguments.run(arguments, work)
@@ -93,18 +94,18 @@ class _Lenient:
 
 
 @contextlib.contextmanager
-def _unread_output_is_no_failure() -> Iterator[None]:
-    """A job goes on though nobody reads what it says, as of `jaxdeblur ... | head`."""
-    before = sys.stdout, sys.stderr
-    streams = [None if stream is None else _Lenient(stream) for stream in before]
-    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+def _unread_is_no_failure(*names: str) -> Iterator[None]:
+    """A job goes on though nobody reads what it says on these streams, as of `jaxdeblur ... | head`."""
+    before = {name: stream for name in names if (stream := getattr(sys, name)) is not None}
+    lenient = {name: _Lenient(stream) for name, stream in before.items()}
+    for name, stream in lenient.items():
+        setattr(sys, name, stream)
     try:
         yield
     finally:
-        for stream in streams:
-            if stream is not None:
-                stream.flush()
-        sys.stdout, sys.stderr = before
+        for name, stream in lenient.items():
+            stream.flush()
+            setattr(sys, name, before[name])
 
 
 @contextlib.contextmanager
