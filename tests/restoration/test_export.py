@@ -283,7 +283,7 @@ def test_the_command_takes_platforms_and_precision(tmp_path, checkpoint, capsys)
     assert checkpoint == [("/", {"compute_dtype": "bfloat16"})]
     told = capsys.readouterr().out
     assert "MB, for tpu\nnot compared with the model, since this machine is none of these\n" in told
-    assert cli.main([*command, "--platforms=abacus"]) == 2
+    assert cli.main([*command, "--platforms=abacus", "--overwrite"]) == 2
     assert "platforms are abacus; expected one or more of" in capsys.readouterr().err
 
 
