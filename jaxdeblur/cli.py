@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,9 @@ from jaxdeblur.version import __version__
 
 DEFAULT = "default"
 """As `jaxdeblur.variables` has it, which is imported only where it is needed."""
+
+# As `restoration.export`, `restoration.onnx_export` and `variables` have them.
+_PROGRAM_SUFFIX, _ONNX_SUFFIX, _WEIGHTS_SUFFIX = ".zip", ".onnx", ".npz"
 
 # What a shell reports for a program ended by Ctrl-C.
 _INTERRUPTED = 130
@@ -29,20 +33,79 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = [
         "--compare=" if argument == "--compare" else argument for argument in (sys.argv[1:] if argv is None else argv)
     ]
+    _open_closed_streams()
     arguments = _parser().parse_args(given)
     work = _Work()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    try:
-        with _ending_as_ctrl_c_does(signal.SIGTERM):
-            arguments.run(arguments, work)
-    except (ValueError, OSError, ImportError) as error:
-        _print_error(error)
-        return 1 if work.has_begun else 2
-    except KeyboardInterrupt:
-        print("jaxdeblur: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+    # What goes through --pipe is the job itself.
+    with _unread_is_no_failure("stderr", *([] if getattr(arguments, "pipe", False) else ["stdout"])):
+        try:
+            with _ending_as_ctrl_c_does(signal.SIGTERM):
+                arguments.run(arguments, work)
+        except (ValueError, OSError, ImportError) as error:
+            _print_error(error)
+            return 1 if work.has_begun else 2
+        except KeyboardInterrupt:
+            print("jaxdeblur: interrupted", file=sys.stderr)
+            return _INTERRUPTED
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Or the first file that is opened would take the place of one that the shell has closed, and get its output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)
+
+
+class _Lenient:
+    """A stream that goes on into nothing when its reader has gone."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._turn_away()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """What waits in buffers goes there, too, when the interpreter ends."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, self._stream.fileno())
+        finally:
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _unread_is_no_failure(*names: str) -> Iterator[None]:
+    """A job goes on though nobody reads what it says on these streams, as of `jaxdeblur ... | head`."""
+    before = {name: stream for name in names if (stream := getattr(sys, name)) is not None}
+    lenient = {name: _Lenient(stream) for name, stream in before.items()}
+    for name, stream in lenient.items():
+        setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        for name, stream in lenient.items():
+            stream.flush()
+            setattr(sys, name, before[name])
 
 
 @contextlib.contextmanager
@@ -83,8 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IN ... OUT",
         nargs="*",
         type=Path,
-        help="videos or folders of images; then a video (.mp4, .mov, .mkv, .webm), a new folder for frames, or a "
-        "folder for what becomes of several",
+        help="videos or folders of images, or images (.png, .jpg, .tif, .webp, .bmp); then a video (.mp4, .mov, .mkv, "
+        ".webm), a new folder for frames, an image for an image, or a folder for what becomes of several",
     )
     deblur.add_argument(
         "--checkpoint",
@@ -145,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     deblur.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     deblur.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
+    _add_overwrite(deblur)
     deblur.set_defaults(run=_deblur)
 
     score = commands.add_parser("score", help="PSNR and SSIM of any program's results against the truth")
@@ -163,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--out", metavar="DIR", type=Path, help="also write scores.json, scores.csv and pictures")
     score.add_argument("--html", metavar="FILE", type=Path, help="also write a page of tables, pictures and maps")
+    _add_overwrite(score)
     score.set_defaults(run=_score)
 
     adapt = commands.add_parser("adapt", help="tune a model on blurry videos of your own, without sharp ones")
@@ -217,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     saliency.add_argument("--before", metavar="DIR", help="the model before it was tuned, shown beside it")
     saliency.add_argument("--frame", metavar="N", type=int, default=0, help="from 0 (default: %(default)s)")
     saliency.add_argument("--region", metavar="X,Y,W,H", help="restored pixels that are asked about (default: all)")
+    _add_overwrite(saliency)
     saliency.set_defaults(run=_saliency)
 
     export = commands.add_parser(
@@ -241,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16", "float16"),
         help="of the network's arithmetic (default: as it was trained)",
     )
+    _add_overwrite(export)
     export.set_defaults(run=_export)
 
     data = commands.add_parser("data", help="prepare training data").add_subparsers(required=True, metavar="COMMAND")
@@ -322,40 +389,65 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_overwrite(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+
+
 # Imports wait until a command needs them: PyTorch and TensorFlow come only where a command is about them.
 
 
 def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
-    _keep_compiled()
     if arguments.pipe:
         _deblur_pipe(arguments, work)
         return
-    from jaxdeblur.restoration.batch import Job, Outcome, plan_jobs, run_job, run_jobs
-    from jaxdeblur.restoration.export import load_restorer
-    from jaxdeblur.restoration.memory import parse_bytes
+    from jaxdeblur.restoration.jobs import check_jobs, parse_bytes, plan_jobs
 
     if len(arguments.paths) < 2:
         raise ValueError("expected at least two names: what to restore, and what to write")
     if arguments.raw:
         raise ValueError("--raw goes with --pipe")
-    jobs = plan_jobs(arguments.paths[:-1], arguments.paths[-1], arguments.compare, arguments.explain)
-    several = len(jobs) > 1
-    if arguments.skip_existing:
-        jobs = [job for job in jobs if not job.target.exists()]
-    of_all = {
-        "crf": arguments.crf,
-        "do_no_harm": not arguments.no_gate,
-        "restart": arguments.restart,
-        "memory_bytes": parse_bytes(arguments.memory) if arguments.memory else None,
-        "may_narrow": arguments.precision is None,
-        "say": lambda line: print(line, file=sys.stderr),
-    }
+    if arguments.overwrite and arguments.skip_existing:
+        raise ValueError("--overwrite replaces what is there, --skip-existing leaves it: give one of them")
+    memory_bytes = parse_bytes(arguments.memory) if arguments.memory else None
     of_videos = {
         "cut": _cut(arguments.start, arguments.end),
         "codec": arguments.codec,
         "lossless": arguments.lossless,
         "strict": arguments.strict,
     }
+    jobs = plan_jobs(arguments.paths[:-1], arguments.paths[-1], arguments.compare, arguments.explain)
+    several = len(jobs) > 1
+    if arguments.skip_existing:
+        jobs = [job for job in jobs if not job.target.exists()]
+        if not jobs:
+            print("nothing to do: everything is there already")
+            return
+    check_jobs(jobs, overwrite=arguments.overwrite, crf=arguments.crf, **of_videos)
+    _refuse_missing_checkpoint(arguments.checkpoint)
+    of_all = {
+        "crf": arguments.crf,
+        "do_no_harm": not arguments.no_gate,
+        "restart": arguments.restart,
+        "overwrite": arguments.overwrite,
+        "memory_bytes": memory_bytes,
+        "may_narrow": arguments.precision is None,
+        "say": lambda line: print(line, file=sys.stderr),
+    }
+    _run_jobs(arguments, jobs, several, of_all, of_videos, work)
+
+
+def _run_jobs(
+    arguments: argparse.Namespace,
+    jobs: Sequence[Any],
+    several: bool,
+    of_all: dict[str, Any],
+    of_videos: dict[str, Any],
+    work: _Work,
+) -> None:
+    _start_jax()
+    from jaxdeblur.restoration.batch import Job, Outcome, run_job, run_jobs
+    from jaxdeblur.restoration.export import load_restorer
+
     model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
 
     def run(job: Job) -> int:
@@ -383,30 +475,24 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
+    if arguments.paths:
+        raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
+    of_files = ["compare", "explain", "memory", "start", "end", "codec", "crf", "lossless"]
+    of_files += ["strict", "restart", "skip_existing", "overwrite"]
+    if given := [f"--{name.replace('_', '-')}" for name in of_files if getattr(arguments, name) not in (None, False)]:
+        raise ValueError(f"{', '.join(given)}: of files only; leave out with --pipe")
+    raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if stream is None:
+            raise ValueError(f"--pipe needs standard {name}, and that is closed")
+    if sys.stdout.isatty():
+        raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
+    _refuse_missing_checkpoint(arguments.checkpoint)
+    _start_jax()
     from jaxdeblur.restoration.export import load_restorer
     from jaxdeblur.restoration.live import deblur_pipe
 
-    if arguments.paths:
-        raise ValueError(f"--pipe reads standard input and writes standard output; leave out {arguments.paths[0]}")
-    of_files = (
-        "compare",
-        "explain",
-        "memory",
-        "start",
-        "end",
-        "codec",
-        "crf",
-        "lossless",
-        "strict",
-        "restart",
-        "skip_existing",
-    )
-    if given := [f"--{name.replace('_', '-')}" for name in of_files if getattr(arguments, name) not in (None, False)]:
-        raise ValueError(f"{', '.join(given)}: of files only; leave out with --pipe")
     model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
-    raw_size = _size(arguments.raw, "--raw") if arguments.raw else None
-    if sys.stdout.isatty():
-        raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
@@ -427,12 +513,25 @@ def _options_of_model(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"compute_dtype": arguments.precision} if arguments.precision else {}
 
 
-def _keep_compiled() -> None:
-    """What is compiled is kept on disk, so that a second start with frames of the same size is fast."""
-    import os
+def _refuse_missing_checkpoint(path: str | None, option: str = "--checkpoint", *, has_default: bool = True) -> None:
+    from jaxdeblur.restoration.jobs import refuse_missing_checkpoint
 
+    if path is not None:
+        refuse_missing_checkpoint(path, option, default=DEFAULT if has_default else None)
+
+
+def _start_jax() -> None:
+    """Asks for the devices, which are not always there. What is compiled is kept on disk, so that a second start with
+    frames of the same size is fast."""
     import jax
 
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # depending on the version
+        asked = os.environ.get("JAX_PLATFORMS")
+        why = f" ({str(error).split('(set JAX_PLATFORMS')[0].strip().rstrip('.')})" if str(error) else ""
+        what = f"JAX_PLATFORMS is {asked!r}, and JAX" if asked else "JAX"
+        raise ValueError(f"{what} finds no such device here{why}; unset it, or set JAX_PLATFORMS=cpu") from error
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdeblur"))
@@ -480,6 +579,8 @@ def _seconds(text: str, option: str) -> Fraction:
 
 
 def _score(arguments: argparse.Namespace, work: _Work) -> None:
+    _refuse_existing(arguments, *_scores_in(arguments.out), arguments.html)
+    _start_jax()
     from rich.console import Console
 
     from jaxdeblur.evaluation.deblurring import report_scores, with_common
@@ -498,7 +599,29 @@ def _score(arguments: argparse.Namespace, work: _Work) -> None:
     )
 
 
+def _refuse_existing(arguments: argparse.Namespace, *paths: Path | None) -> None:
+    from jaxdeblur.restoration.jobs import refuse_existing
+
+    refuse_existing(*paths, overwrite=arguments.overwrite)
+
+
+def _scores_in(folder: Path | None) -> list[Path]:
+    """What is written."""
+    if folder is None:
+        return []
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: is a file; name a folder for --out")
+    return [folder / name for name in ("scores.json", "scores.csv", "best.png", "median.png", "worst.png")]
+
+
 def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
+    first = arguments.sources[0]
+    for source in arguments.sources:
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+    _refuse_missing_checkpoint(arguments.checkpoint)
+    _refuse_missing_checkpoint(arguments.flow_checkpoint, "--flow-checkpoint", has_default=False)
+    _start_jax()
     import logging
 
     from rich.console import Console
@@ -507,10 +630,6 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.adaptation import Adaptation, adapt
     from jaxdeblur.training.loop import NonFiniteLossError
 
-    first = arguments.sources[0]
-    for source in arguments.sources:
-        if not source.exists():
-            raise FileNotFoundError(f"{source}: no such file or folder")
     out = arguments.out or first.with_name(f"{first.name if first.is_dir() else first.stem}_adapted")
     chosen = {
         name: getattr(arguments, name)
@@ -559,22 +678,14 @@ def _adapt(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
-    from jaxdeblur.checkpoint import load_model
-    from jaxdeblur.data.image_io import ImageFile, write_image
-    from jaxdeblur.restoration.saliency import saliency_of_frame
-
     if arguments.target.suffix.lower() != ".png":
         raise ValueError(f"{arguments.target}: expected a name that ends in .png")
     for needed in (arguments.source, arguments.target.absolute().parent):
         if not needed.exists():
             raise FileNotFoundError(f"{needed}: no such file or folder")
-    model, variables = load_model(arguments.checkpoint)
-    each = {"saliency": variables}
-    if arguments.before:
-        other, before = load_model(arguments.before)
-        if other != model:
-            raise ValueError(f"{arguments.before} is another network than {arguments.checkpoint}")
-        each = {"before": before, "after": variables}
+    _refuse_existing(arguments, arguments.target)
+    _refuse_missing_checkpoint(arguments.checkpoint)
+    _refuse_missing_checkpoint(arguments.before, "--before")
     region_px = None
     if arguments.region is not None:
         try:
@@ -582,34 +693,42 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
             region_px = left, top, width, height
         except ValueError:
             raise ValueError(f"--region is {arguments.region!r}; expected X,Y,W,H, such as 10,20,32,32") from None
+    _start_jax()
+    from jaxdeblur.checkpoint import load_model
+    from jaxdeblur.data.image_io import ImageFile, write_image
+    from jaxdeblur.restoration.saliency import saliency_of_frame
+
+    model, variables = load_model(arguments.checkpoint)
+    each = {"saliency": variables}
+    if arguments.before:
+        other, before = load_model(arguments.before)
+        if other != model:
+            raise ValueError(f"{arguments.before} is another network than {arguments.checkpoint}")
+        each = {"before": before, "after": variables}
     picture = saliency_of_frame(arguments.source, model, each, frame=arguments.frame, region_px=region_px)
     write_image(arguments.target, ImageFile(picture))
     print(f"{arguments.target}: {', '.join(each)}")
 
 
 def _export(arguments: argparse.Namespace, work: _Work) -> None:
+    target, suffix = arguments.target, arguments.target.suffix.lower()
+    _refuse_unexportable(arguments)
+    _start_jax()
     from jaxdeblur.checkpoint import load_model
-    from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
-    from jaxdeblur.restoration.onnx_export import export_onnx
-    from jaxdeblur.variables import SUFFIX, save_weights
 
-    target, is_onnx = arguments.target, arguments.target.suffix.lower() == ".onnx"
-    if target.suffix.lower() == SUFFIX:
+    if suffix == _WEIGHTS_SUFFIX:
         from jaxdeblur.checkpoint import find_checkpoint, load_config
+        from jaxdeblur.variables import save_weights
 
-        if arguments.size or arguments.platforms or arguments.precision:
-            raise ValueError(f"{target}: weights are for every size, platform and precision; leave these out")
         saved = load_config(find_checkpoint(arguments.checkpoint))["model"]
         save_weights(target, saved, load_model(arguments.checkpoint)[1])
         print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {saved['name']}")
         return
-    if is_onnx == (arguments.size is None) or (is_onnx and arguments.platforms is not None):
-        raise ValueError(
-            f"{target}: an .onnx is for frames of one --size and for no platform; a .zip is for frames of every size "
-            "and for --platforms"
-        )
+    from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
+    from jaxdeblur.restoration.onnx_export import export_onnx
+
     platforms = PLATFORMS if arguments.platforms is None else arguments.platforms
-    size_px = _size(arguments.size, "--size") if is_onnx else None
+    size_px = _size(arguments.size, "--size") if suffix == _ONNX_SUFFIX else None
     model, variables = load_model(arguments.checkpoint, **_options_of_model(arguments))
     try:
         if size_px is not None:
@@ -619,12 +738,39 @@ def _export(arguments: argparse.Namespace, work: _Work) -> None:
     except DifferentResultsError:
         work.has_begun = True
         raise
-    serves = f"frames of {arguments.size}" if is_onnx else ", ".join(platforms)
+    serves = f"frames of {arguments.size}" if size_px is not None else ", ".join(platforms)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, for {serves}")
     if difference is None:
         print("not compared with the model, since this machine is none of these")
     else:
         print(f"values in [0, 1] differ from the model's by at most {difference:.2g} ({TOLERANCE:.2g} would pass)")
+
+
+def _refuse_unexportable(arguments: argparse.Namespace) -> None:
+    from jaxdeblur.data.video_writer import refuse_unwritable
+
+    target, suffix = arguments.target, arguments.target.suffix.lower()
+    if suffix not in (_PROGRAM_SUFFIX, _ONNX_SUFFIX, _WEIGHTS_SUFFIX):
+        raise ValueError(
+            f"{target}: unknown suffix {target.suffix!r}; use one of {_PROGRAM_SUFFIX}, {_ONNX_SUFFIX}, "
+            f"{_WEIGHTS_SUFFIX}"
+        )
+    is_onnx = suffix == _ONNX_SUFFIX
+    if suffix == _WEIGHTS_SUFFIX:
+        if arguments.size or arguments.platforms or arguments.precision:
+            raise ValueError(f"{target}: weights are for every size, platform and precision; leave these out")
+    elif is_onnx == (arguments.size is None) or (is_onnx and arguments.platforms is not None):
+        raise ValueError(
+            f"{target}: an .onnx is for frames of one --size and for no platform; a .zip is for frames of every size "
+            "and for --platforms"
+        )
+    if is_onnx:
+        _size(arguments.size, "--size")
+    written = [target, target.with_name(f"{target.stem}-start{target.suffix}")] if is_onnx else [target]
+    for path in written:
+        refuse_unwritable(path)
+    _refuse_existing(arguments, *written)
+    _refuse_missing_checkpoint(arguments.checkpoint)
 
 
 def _pack(arguments: argparse.Namespace, work: _Work) -> None:
@@ -723,6 +869,10 @@ def _which(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _synthesize(arguments: argparse.Namespace, work: _Work) -> None:
+    if not arguments.source.exists():
+        raise FileNotFoundError(f"{arguments.source}: no such file or folder")
+    _refuse_missing_checkpoint(arguments.flow_checkpoint, "--flow-checkpoint", has_default=False)
+    _start_jax()
     import dataclasses
 
     from jaxdeblur.data.synthesize import PRESETS, Synthesis, flow_of_network, synthesize_clip
@@ -770,9 +920,10 @@ def _gamma(text: str | None) -> Any:
 
 
 def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
+    height, width = _size(arguments.size, "--size")
+    _start_jax()
     from jaxdeblur.data.scenes import SceneConfig, load_photographs, write_video_folder
 
-    height, width = _size(arguments.size, "--size")
     config = SceneConfig(frames=arguments.frames, height=height, width=width)
     photographs = load_photographs(arguments.photographs, config.texture_size) if arguments.photographs else None
     write_video_folder(
@@ -782,6 +933,10 @@ def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _convert(arguments: argparse.Namespace, work: _Work) -> None:
+    if Path(arguments.target).exists():
+        raise FileExistsError(f"{arguments.target} exists; name a new folder")
+    if not Path(arguments.file).exists():
+        raise FileNotFoundError(f"{arguments.file}: no such file")
     from jaxdeblur.checkpoint import save_model
     from jaxdeblur.interop.files import read_weights
 
@@ -810,15 +965,28 @@ def _progress_bar(title: str, work: _Work, unit: str = "frames") -> Iterator[Any
         Speed(),
         TimeLeft(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(escape(title), total=None)
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console)
+    task = bar.add_task(escape(title), total=None)
+    begun = False
 
-        def progress(done: int, total: int | None) -> None:
-            work.has_begun = True
-            # A header may promise fewer frames than come.
-            bar.update(task, completed=done, total=None if total is None else max(done, total))
+    def progress(done: int, total: int | None) -> None:
+        nonlocal begun
+        begun = work.has_begun = True
+        bar.start()
+        # A header may promise fewer frames than come.
+        bar.update(task, completed=done, total=None if total is None else max(done, total))
 
+    if console.is_terminal:  # where it can be taken back: a bar of nothing tells nothing
+        bar.start()
+    try:
         yield progress
+    except BaseException:
+        bar.live.transient = not begun
+        raise
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _print_error(error: BaseException) -> None:

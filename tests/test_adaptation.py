@@ -169,7 +169,7 @@ def test_the_command_says_what_came_of_it(place, capsys):
         ([f"--flow-checkpoint={place / 'flownets'}", "--steps=0"], "steps is 0; expected at least 1"),
         ([f"--flow-checkpoint={place / 'flownets'}", "--exposure=3", anew], "exposure is 3.0"),
         ([f"--flow-checkpoint={place / 'flownets'}", "--alpha=nan", anew], "alpha is nan; expected a number above 0"),
-        ([f"--flow-checkpoint={place / 'gone'}", anew], "gone: there is no such flow network"),
+        ([f"--flow-checkpoint={place / 'gone'}", anew], "gone: no such file or folder"),
     ):
         assert main([*command, *wrong]) != 0
         error = capsys.readouterr().err.splitlines()[-1]

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one-line errors, nothing left behind."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def checkpoint(monkeypatch):
 
     stand_in = types.SimpleNamespace(load_model=load_model, save_model=lambda *a, **k: asked.append((a, k)))
     monkeypatch.setitem(sys.modules, "jaxdeblur.checkpoint", stand_in)
+    monkeypatch.setattr("jaxdeblur.restoration.jobs.refuse_missing_checkpoint", lambda *_, **__: None)
     return asked
 
 
@@ -69,7 +71,7 @@ def test_explain_writes_a_sheet_a_frame(tmp_path, video, checkpoint, capsys):
     assert cli.main(command) == 0
     assert f"{sheets}: a sheet a frame" in capsys.readouterr().out
     assert sorted(os.listdir(sheets)) == [f"frame_{number:06d}.png" for number in range(6)]
-    assert "is not an empty folder" in fails(capsys, 2, *command)
+    assert "is not an empty folder" in fails(capsys, 2, *command, "--overwrite")
     for inside in ("out", "out/sheets"):
         refused = fails(
             capsys,
@@ -165,13 +167,15 @@ def test_pack(monkeypatch, capsys):
     assert capsys.readouterr().out == "packed\npacked\n"
 
 
-def test_convert(monkeypatch, checkpoint, capsys):
+def test_convert(tmp_path, monkeypatch, checkpoint, capsys):
     files = types.SimpleNamespace(read_weights=lambda name, path: {"params": (name, {"path": path})})
     monkeypatch.setitem(sys.modules, "jaxdeblur.interop.files", files)
-    assert cli.main(["convert", "mtu2", "official.pth", "out"]) == 0
-    expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": "official.pth"})}}
-    assert checkpoint == [(("out",), expected)]
-    assert capsys.readouterr().out == "out: mtu2\n"
+    official, out = tmp_path / "official.pth", str(tmp_path / "out")
+    official.touch()
+    assert cli.main(["convert", "mtu2", str(official), out]) == 0
+    expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": str(official)})}}
+    assert checkpoint == [((out,), expected)]
+    assert capsys.readouterr().out == f"{out}: mtu2\n"
 
 
 _SLOW_COMMAND = """
@@ -202,7 +206,7 @@ def environment():
 def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path, number):
     source = tmp_path / "in.mp4"
     write_video_file(source, smooth_frames(200), audio_s=1)
-    command = ["deblur", str(source), str(tmp_path / "out.mp4"), "--checkpoint=best", "--compare"]
+    command = ["deblur", str(source), str(tmp_path / "out.mp4"), "--checkpoint=/", "--compare"]
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW_COMMAND, *command],
         stdout=subprocess.PIPE,
@@ -218,6 +222,48 @@ def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path, number):
     assert errors.splitlines()[-1] == "jaxdeblur: interrupted"
     assert "Traceback" not in errors
     assert os.listdir(tmp_path) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("streams", [">&- 2>&-", "2>&1 | head -c0"])
+def test_output_that_nobody_reads_is_no_failure(tmp_path, video, streams):
+    quickly = _SLOW_COMMAND.replace("time.sleep(50)", "pass").replace(
+        'print("working", flush=True)', "print('x' * 10**6)"
+    )
+    target = tmp_path / "out.mp4"
+    command = [sys.executable, "-c", quickly, "deblur", str(video), str(target), "--checkpoint=/"]
+    line = f"set -o pipefail; {shlex.join(command)} {streams}"
+    assert subprocess.run(["bash", "-c", line], env=environment(), stderr=subprocess.DEVNULL).returncode == 0
+    assert time_stamps_s(target) == time_stamps_s(video)
+    assert sorted(os.listdir(tmp_path)) == ["in.mp4", "out.mp4"]
+
+
+def test_no_command_writes_over_a_file_unasked(tmp_path, checkpoint, capsys):
+    for name in ("m.zip", "m.npz", "m.onnx", "page.html", "s.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    for name in ("scores", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "scores" / "scores.csv").write_bytes(b"mine")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    write_image(frames / "1.png", ImageFile(np.zeros((16, 16, 3), np.uint8)))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    here = str(tmp_path) + "/"
+    for command in (
+        f"export {here}m.zip",
+        f"export {here}m.npz",
+        f"export {here}m.onnx --size=32x32",
+        f"saliency {frames} {here}s.png",
+        f"score {frames} {frames} --html={here}page.html",
+        f"score {frames} {frames} --out={here}scores",
+    ):
+        assert "exists already; name another file, or replace it with --overwrite" in fails(capsys, 2, *command.split())
+    assert "exists; name a new folder" in fails(capsys, 2, "convert", "mtu2", str(frames), f"{here}model")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert checkpoint == []
+    score = ["score", str(frames), str(frames), f"--html={here}page.html", f"--out={here}scores", "--overwrite"]
+    assert cli.main(score) == 0
+    assert (tmp_path / "page.html").read_bytes() != b"mine"
+    assert (tmp_path / "scores" / "scores.csv").read_bytes() != b"mine"
 
 
 def test_runs_as_a_module():

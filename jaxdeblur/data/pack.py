@@ -4,13 +4,11 @@
     <root>/packed/<split>/<clip>/index.json            names, sizes and times of the files they were made from
 
 A clip is written under a hidden temporary name and moved into place whole: what bears a clip's name is
-complete. A 1280x720 frame takes 2.8 MB. PNG files give the same bytes packed or not; JPEG files are decoded
-by FFmpeg here and by libjpeg in the unpacked pipeline, which may differ by a few levels.
+complete. A 1280x720 frame takes 2.8 MB. Files give the same bytes packed or not.
 """
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +21,7 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxdeblur.data.locks import lock
 from jaxdeblur.data.video_folder import (
     PACKED_FOLDER,
     SIDES,
@@ -53,6 +52,7 @@ def pack_video_folder(root: str | os.PathLike[str], *, out: str | os.PathLike[st
     Raises:
         FileNotFoundError, ValueError: root is no video folder, or a frame cannot be read (the message names
             it).
+        FileExistsError: something else is where a clip's packed form belongs.
         OSError: the target is full or cannot be written; the clips finished before are kept, no half clip is.
     """
     clips = [clip for split in list_splits(root) for clip in index_video_folder(root, split)]
@@ -62,6 +62,8 @@ def pack_video_folder(root: str | os.PathLike[str], *, out: str | os.PathLike[st
     target.mkdir(parents=True, exist_ok=True)
     with only_writer(target):
         missing = [clip for clip in clips if _why_unusable(clip, _packed_folder(clip, target)) is not None]
+        for clip in missing:
+            _refuse_strange(_packed_folder(clip, target))
         _check_space(missing, target)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
@@ -162,6 +164,12 @@ def _why_unusable(clip: ClipFiles, folder: Path) -> str | None:
     return None if recorded == _describe_sources(clip) else "its images changed, or it is of another version"
 
 
+def _refuse_strange(folder: Path) -> None:
+    """Nothing but an earlier packed form gives way to a new one; not the frames themselves, say."""
+    if folder.exists() and not (folder / _INDEX_FILE).is_file():
+        raise FileExistsError(f"{folder}: exists and is no packed form of a clip; pack elsewhere")
+
+
 def _size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
@@ -231,11 +239,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: another run is at it.
     """
-    with open(folder / ".lock", "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(lock(folder / ".lock"))
         except BlockingIOError as error:
             raise BlockingIOError(
-                error.errno, "another run is writing into this folder; wait until it has finished", str(folder)
+                errno.EAGAIN, "another run is writing into this folder; wait until it has finished", str(folder)
             ) from error
         yield

@@ -31,12 +31,15 @@ from jaxdeblur.data.clips import (
     sharp_frame_numbers,
     window_of_sample,
 )
+from jaxdeblur.data.image_io import read_rgb_u8
 from jaxdeblur.data.pack import find_packed, open_packed
 from jaxdeblur.data.transforms import Augmentation, check_crop, draw_geometry, orient, resize_to_crop
 from jaxdeblur.data.video_folder import SIDES, ClipFiles, Side
 
 _PREFETCHED_BATCHES = 2
 _PNG_BIT_DEPTH_BYTE = 24
+_JPEG_BLOCK_PX = _JPEG_MARGIN_PX = 32
+"""The largest block that is coded together, four times coarser in chroma; and more than interpolation looks at."""
 
 
 def video_folder_batches(
@@ -145,8 +148,9 @@ class _Plans:
             distinct, positions = np.unique(numbers, return_inverse=True)
             plan[f"{side}_frames"] = distinct.astype(np.int32)
             plan[f"{side}_positions"] = positions.astype(np.int32)
-            paths = [] if folder else [os.fsencode(clip.paths(side)[frame]) for frame in distinct]
-            plan[f"{side}_paths"] = np.array(paths, object)
+            paths = [] if folder else [clip.paths(side)[frame] for frame in distinct]
+            plan[f"{side}_paths"] = np.array([os.fsencode(path) for path in paths], object)
+            plan[f"{side}_plain"] = np.array([path not in clip.unplain_paths for path in paths], np.bool_)
         return plan
 
 
@@ -160,7 +164,8 @@ def _iterate(
     n_frames = {"blur": plans.spec.past + plans.spec.frames + plans.spec.future, "sharp": plans.spec.frames}
     plan_dtypes = {"packed_folder": tf.string, "box_px": tf.int32, "turns": tf.bool, "channels": tf.int32}
     for side in SIDES:
-        plan_dtypes |= {f"{side}_paths": tf.string, f"{side}_frames": tf.int32, f"{side}_positions": tf.int32}
+        plan_dtypes |= {f"{side}_paths": tf.string, f"{side}_plain": tf.bool}
+        plan_dtypes |= {f"{side}_frames": tf.int32, f"{side}_positions": tf.int32}
 
     def plan_values(local_sample: np.int64) -> list[Any]:
         batch, position = divmod(int(local_sample), len(share))
@@ -205,8 +210,8 @@ def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side, crop_px: tuple[
 
     def from_images() -> Any:
         return tf.map_fn(
-            lambda path: _decode_crop(tf, path, plan["box_px"]),
-            plan[f"{side}_paths"],
+            lambda file: _decode_crop(tf, file[0], file[1], plan["box_px"]),
+            (plan[f"{side}_paths"], plan[f"{side}_plain"]),
             fn_output_signature=tf.uint8,
         )
 
@@ -220,9 +225,10 @@ def _read_side(tf: ModuleType, plan: dict[str, Any], side: Side, crop_px: tuple[
     return tf.gather(frames, plan[f"{side}_positions"])
 
 
-def _decode_crop(tf: ModuleType, path: Any, box_px: Any) -> Any:
+def _decode_crop(tf: ModuleType, path: Any, is_plain: Any, box_px: Any) -> Any:
+    """The crop of one file, with the values that `image_io` gives."""
     contents = tf.io.read_file(path)
-    top_px, left_px, height_px, width_px = tf.unstack(box_px)
+    box = top_px, left_px, height_px, width_px = tf.unstack(box_px)
 
     def png_u8() -> Any:
         return tf.io.decode_png(contents, channels=3)
@@ -238,9 +244,38 @@ def _decode_crop(tf: ModuleType, path: Any, box_px: Any) -> Any:
         return tf.slice(image_u8, [top_px, left_px, 0], [height_px, width_px, 3])
 
     def crop_jpeg() -> Any:
-        return tf.image.decode_and_crop_jpeg(contents, box_px, channels=3, dct_method="INTEGER_ACCURATE")
+        # Of a crop only, libjpeg interpolates chroma at the edges of its blocks: so these are taken whole, and more.
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents))
+        top, left = (tf.maximum((edge - _JPEG_MARGIN_PX) // _JPEG_BLOCK_PX * _JPEG_BLOCK_PX, 0) for edge in box[:2])
+        ends = box[0] + box[2], box[1] + box[3]
+        bottom, right = (
+            tf.minimum(-(-(end + _JPEG_MARGIN_PX) // _JPEG_BLOCK_PX) * _JPEG_BLOCK_PX, tf.maximum(side, end))
+            for end, side in zip(ends, (height, width))
+        )
+        wide_u8 = tf.image.decode_and_crop_jpeg(
+            contents,
+            [top, left, bottom - top, right - left],
+            channels=3,
+            fancy_upscaling=True,
+            dct_method="INTEGER_ACCURATE",
+        )
+        return tf.slice(wide_u8, [box[0] - top, box[1] - left, 0], [box[2], box[3], 3])
 
-    return tf.cond(tf.io.is_jpeg(contents), crop_jpeg, crop_png)
+    def crop_unplain() -> Any:
+        return tf.numpy_function(_read_crop, [path, box_px], tf.uint8, stateful=False)
+
+    def crop_plain() -> Any:
+        return tf.cond(tf.io.is_jpeg(contents), crop_jpeg, crop_png)
+
+    return tf.cond(is_plain, crop_plain, crop_unplain)
+
+
+def _read_crop(path: bytes, box_px: np.ndarray) -> np.ndarray:
+    top_px, left_px, height_px, width_px = box_px
+    image_u8 = read_rgb_u8(os.fsdecode(path))
+    if image_u8.shape[0] < top_px + height_px or image_u8.shape[1] < left_px + width_px:
+        raise ValueError(f"it is {image_u8.shape[1]}x{image_u8.shape[0]}")
+    return image_u8[top_px : top_px + height_px, left_px : left_px + width_px]
 
 
 def _read_packed(side: Side, folder: bytes, frames: np.ndarray, box_px: np.ndarray) -> np.ndarray:
@@ -262,9 +297,9 @@ def _raise_if_unreadable(tf: ModuleType, plan: dict[str, Any]) -> None:
         if plan["packed_folder"]:
             _read_packed(side, plan["packed_folder"], plan[f"{side}_frames"], plan["box_px"])
             continue
-        for path in plan[f"{side}_paths"]:
+        for path, is_plain in zip(plan[f"{side}_paths"], plan[f"{side}_plain"]):
             try:
-                _decode_crop(tf, path, plan["box_px"])
+                _decode_crop(tf, path, is_plain, plan["box_px"])
             except tf.errors.NotFoundError as error:
                 raise FileNotFoundError(
                     errno.ENOENT, "a frame vanished while its video folder was read", os.fsdecode(path)

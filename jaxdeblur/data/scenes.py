@@ -32,7 +32,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from jaxdeblur.compilation import jit
-from jaxdeblur.data.image_io import ENCODERS, ImageFile, StrPath, read_rgb_u8, write_image
+from jaxdeblur.data.image_io import IMAGE_KINDS, ImageFile, StrPath, read_rgb_u8, write_image
 from jaxdeblur.data.streams import Stream
 from jaxdeblur.ops.colour import linear_to_srgb, srgb_to_linear
 from jaxdeblur.ops.resample import resize_bilinear, sample_bilinear
@@ -1131,9 +1131,9 @@ def load_photographs(folder: StrPath, size: int, *, crops_per_photograph: int = 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of photographs")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENCODERS)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_KINDS)
     if not paths:
-        raise FileNotFoundError(f"{folder}: no photographs here; expected files ending in {', '.join(ENCODERS)}")
+        raise FileNotFoundError(f"{folder}: no photographs here; expected files ending in {', '.join(IMAGE_KINDS)}")
     crops: list[np.ndarray] = []
     for path in paths:
         photograph = read_rgb_u8(path)

@@ -1,22 +1,25 @@
 """The video folder: `<root>/<split>/<clip>/{blur,sharp}/<frame>.png|jpg`, the same frame names on both sides.
 
-Frames are ordered by their names with numbers read as numbers (`9.png` before `10.png`). They are 8-bit RGB;
-grey, grey with alpha, RGBA, palette and 16-bit PNG files are converted: alpha is dropped, 16-bit values v
-become round(v / 257). A folder `<root>/packed` belongs to `jaxdeblur.data.pack` and is no split; hidden
-folders are none either.
+Frames are ordered by their names with numbers read as numbers (`9.png` before `10.png`). They are 8-bit RGB; grey, grey
+with alpha, RGBA, palette and 16-bit PNG files are converted: alpha is dropped, 16-bit values v become round(v / 257).
+Files that lie on their side come upright. A folder `<root>/packed` belongs to `jaxdeblur.data.pack` and is no split;
+hidden folders are none either.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from absl import logging
 
-from jaxdeblur.data.image_io import ENCODERS, StrPath, read_image, read_rgb_u8
+from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pages, read_image, read_orientation, read_rgb_u8
+from jaxdeblur.data.image_metadata import is_transposed, orientation_of, parse_exif
 from jaxdeblur.data.video_io import VideoReader
 
 PACKED_FOLDER = "packed"
@@ -55,6 +58,9 @@ class ClipFiles:
     sharp_paths: tuple[str, ...]
     height_px: int
     width_px: int
+    unplain_paths: frozenset[str] = frozenset()
+    """Of these, whatever only decodes pixels gives something else than `image_io`: they lie on their side, are CMYK or
+    the like."""
 
     @property
     def name(self) -> str:
@@ -127,21 +133,17 @@ def iterate_clip(clip: ClipFiles) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def frame_size_px(path: str) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG file, from its header.
+    """(height, width) of a PNG or JPEG file, once it lies upright; from its header.
 
     Raises:
         ValueError: the file is empty, cut short within the header, or neither PNG nor JPEG.
     """
-    with open(path, "rb") as file:
-        start = file.read(24)
-        if start[:8] == PNG_SIGNATURE and len(start) == 24:
-            return int.from_bytes(start[20:24]), int.from_bytes(start[16:20])
-        if start[:2] == b"\xff\xd8":
-            size = _jpeg_size_px(file)
-            if size is not None:
-                return size
-    state = "is empty" if not start else "is not a PNG or JPEG file, or is cut short"
-    raise ValueError(f"{path!r} {state}; write that frame again or remove its clip")
+    return _read_header(path).size_px
+
+
+def is_image(path: StrPath) -> bool:
+    """Whether a name is that of an image, by its suffix, and not of a folder."""
+    return Path(path).suffix.lower() in IMAGE_KINDS and not os.path.isdir(path)
 
 
 def list_images(folder: StrPath) -> list[Path]:
@@ -155,21 +157,27 @@ def list_images(folder: StrPath) -> list[Path]:
     paths = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in ENCODERS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_KINDS and not path.name.startswith(".") and path.is_file()
     ]
+    animations = sorted(path for path in folder.glob("*.[gG][iI][fF]"))
     if not paths:
-        raise ValueError(f"{folder}: has no images; looked for {', '.join(ENCODERS)}")
+        beside = f"; {animations[0].name} is a video: name it itself" if animations else ""
+        raise ValueError(f"{folder}: has no images; looked for {', '.join(IMAGE_KINDS)}{beside}")
+    if animations:
+        logging.warning("%s: is left aside; restore it as a video, by naming it itself", animations[0])
     return sorted(paths, key=lambda path: numeric_order(path.name))
 
 
 def read_frames(path: StrPath) -> Iterator[np.ndarray]:
-    """The frames of a video, or of a folder of images in the order of their names: (H, W, 3), uint8 or uint16.
+    """The frames of a video, of a folder of images in the order of their names, or of an image: (H, W, 3), uint8 or
+    uint16. Of an image that holds several pages each is a frame.
 
     Raises:
         OSError, ValueError: there is none, or it is damaged; the message names the file.
     """
-    if Path(path).is_dir():
-        yield from (read_image(file).rgb for file in list_images(path))
+    if Path(path).is_dir() or is_image(path):
+        for file in list_images(path) if Path(path).is_dir() else [path]:
+            yield from (read_image(file, page).rgb for page in range(count_pages(file)))
         return
     with VideoReader(path, strict=True) as reader:
         for frame in reader:
@@ -196,8 +204,44 @@ def numeric_order(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*((1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)), (2, 0, name))
 
 
-def _jpeg_size_px(file: BinaryIO) -> tuple[int, int] | None:
-    position = 2
+class _Header(NamedTuple):
+    size_px: tuple[int, int]
+    is_plain: bool
+
+
+def _read_header(path: str) -> _Header:
+    with open(path, "rb") as file:
+        start = file.read(24)
+        header = None
+        if start[:8] == PNG_SIGNATURE and len(start) == 24:
+            header = _png_header(file, (int.from_bytes(start[20:24]), int.from_bytes(start[16:20])))
+        elif start[:2] == b"\xff\xd8":
+            header = _jpeg_header(file, path)
+    if header is None:
+        state = "is empty" if not start else "is not a PNG or JPEG file, or is cut short"
+        raise ValueError(f"{path!r} {state}; write that frame again or remove its clip")
+    return header
+
+
+def _png_header(file: io.BufferedIOBase, size_px: tuple[int, int]) -> _Header:
+    """Of the chunks before the pixels."""
+    position, is_plain = 8, True
+    while True:
+        file.seek(position)
+        chunk = file.read(8)
+        length, kind = int.from_bytes(chunk[:4]), chunk[4:]
+        if kind == b"eXIf":
+            orientation = orientation_of(parse_exif(file.read(length)))
+            size_px, is_plain = _upright(size_px, orientation), is_plain and orientation == 1
+        elif kind == b"acTL":
+            is_plain = False
+        elif len(chunk) < 8 or kind in (b"IDAT", b"IEND"):
+            return _Header(size_px, is_plain)
+        position += 12 + length
+
+
+def _jpeg_header(file: io.BufferedIOBase, path: str) -> _Header | None:
+    position, may_say_more = 2, False
     while True:
         file.seek(position)
         marker = file.read(4)
@@ -208,9 +252,19 @@ def _jpeg_size_px(file: BinaryIO) -> tuple[int, int] | None:
             continue
         # Start of frame: C0..CF without the three that define tables (C4, C8, CC).
         if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC):
-            header = file.read(5)  # precision, height, width
-            return None if len(header) < 5 else (int.from_bytes(header[1:3]), int.from_bytes(header[3:5]))
+            header = file.read(6)  # precision, height, width, channels
+            if len(header) < 6:
+                return None
+            size_px = int.from_bytes(header[1:3]), int.from_bytes(header[3:5])
+            orientation = read_orientation(path) if may_say_more else 1
+            return _Header(_upright(size_px, orientation), orientation == 1 and header[5] in (1, 3))
+        may_say_more |= marker[1] == 0xE1  # EXIF and XMP
         position += 2 + int.from_bytes(marker[2:4])
+
+
+def _upright(size_px: tuple[int, int], orientation: int) -> tuple[int, int]:
+    height, width = size_px
+    return (width, height) if is_transposed(orientation) else (height, width)
 
 
 def _index_clip(folder: str) -> ClipFiles:
@@ -227,10 +281,12 @@ def _index_clip(folder: str) -> ClipFiles:
     names = sorted(blur, key=numeric_order)
     clip_paths = [blur[name] for name in names], [sharp[name] for name in names]
     height_px, width_px = frame_size_px(clip_paths[0][0])
-    unequal = []
+    unequal, unplain = [], set()
     for paths in clip_paths:
         for path in paths:
-            found_height_px, found_width_px = frame_size_px(path)
+            (found_height_px, found_width_px), is_plain = _read_header(path)
+            if not is_plain:
+                unplain.add(path)
             if (found_height_px, found_width_px) != (height_px, width_px):
                 unequal.append(f"{path} is {found_width_px}x{found_height_px}")
     if unequal:
@@ -238,7 +294,7 @@ def _index_clip(folder: str) -> ClipFiles:
             f"clip {folder!r} has frames of unequal size: its first frame is {width_px}x{height_px} but "
             f"{_listed(unequal)}; scale or crop them alike, or make clips of their own of them"
         )
-    return ClipFiles(folder, tuple(clip_paths[0]), tuple(clip_paths[1]), height_px, width_px)
+    return ClipFiles(folder, tuple(clip_paths[0]), tuple(clip_paths[1]), height_px, width_px, frozenset(unplain))
 
 
 def _frames_by_name(folder: str) -> dict[str, str]:

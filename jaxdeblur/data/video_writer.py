@@ -227,7 +227,7 @@ def write_video(
         refuse_same_file(streams_from, path)
     with naming(path), replacing(path) as partial:
         partial.touch()  # an unwritable folder shows before any work is done
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        folder = Path(tempfile.mkdtemp(prefix=".jaxdeblur-", dir=path.absolute().parent))
         try:
             writer = VideoWriter(path, folder, format, encoding, streams_from=streams_from)
             yield writer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ENCODERS, read_rgb_u8, to_u8
+from jaxdeblur.data.image_io import IMAGE_KINDS, read_rgb_u8, to_u8
 from jaxdeblur.data.video_folder import list_images, read_frames
 from jaxdeblur.data.video_writer import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from jaxdeblur.evaluation.scores import EvaluationClip
@@ -85,7 +85,7 @@ def _clips_below(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
     inside = sorted(inner for inner in path.iterdir() if not inner.name.startswith("."))
-    if any(inner.suffix.lower() in ENCODERS for inner in inside):
+    if any(inner.suffix.lower() in IMAGE_KINDS for inner in inside):
         return {path.name: path}
     clips = {inner.stem if inner.is_file() else inner.name: inner for inner in inside if _is_clip(inner)}
     if not clips:
@@ -95,7 +95,7 @@ def _clips_below(path: Path) -> dict[str, Path]:
 
 def _is_clip(path: Path) -> bool:
     if path.is_dir():
-        return any(inner.suffix.lower() in ENCODERS for inner in path.iterdir())
+        return any(inner.suffix.lower() in IMAGE_KINDS for inner in path.iterdir())
     return path.suffix.lower() in (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES)
 
 

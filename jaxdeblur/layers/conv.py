@@ -27,7 +27,8 @@ def product_precision(dtype: Any) -> jax.lax.Precision | None:
     for it (`JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32`, or `jax.default_matmul_precision`), and is obeyed here.
     Narrower types are multiplied as they are.
     """
-    if jnp.dtype(dtype) != jnp.float32 or jax.config.jax_default_matmul_precision is not None:
+    config: Any = jax.config  # of whose options type checkers know nothing
+    if jnp.dtype(dtype) != jnp.float32 or config.jax_default_matmul_precision is not None:
         return None
     return jax.lax.Precision.HIGHEST
 

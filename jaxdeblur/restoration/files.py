@@ -6,14 +6,14 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, write_image
+from jaxdeblur.data.image_io import ImageFile, StrPath, fitting_name, write_image
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import (
@@ -30,8 +30,10 @@ from jaxdeblur.data.video_writer import (
 from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.restoration.gate import Gate
+from jaxdeblur.restoration.jobs import refuse_existing, refuse_overlap, refuse_used_folders
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.restoration.memory import plan, with_precision
+from jaxdeblur.restoration.pictures import Pictures, plan_pictures
 from jaxdeblur.restoration.steps import Tiling
 from jaxdeblur.types import Restorer, Variables
 
@@ -67,6 +69,7 @@ def deblur_video(
     memory_bytes: int | None = None,
     may_narrow: bool = True,
     restart: bool = False,
+    overwrite: bool = False,
     save_every_s: float = 20.0,
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
@@ -78,7 +81,7 @@ def deblur_video(
 
     Args:
         source: any video FFmpeg can open.
-        target: see `data.video_writer` for its kinds; replaced if it is there.
+        target: see `data.video_writer` for its kinds.
         model: a deblurring model of this package.
         variables: its Flax variables.
         compare: where to write a second, silent video, blurred on the left, restored on the right.
@@ -91,6 +94,7 @@ def deblur_video(
             `restoration.memory`. Not with `explain`, whose pictures are of whole frames.
         may_narrow: and, where memory_bytes says what, with bfloat16, if that saves much of the work.
         restart: forget what an interrupted run has done.
+        overwrite: replace `target` and `compare` if they are there.
         save_every_s: at most so much work is lost when killed, and what a segment takes.
         say: called with lines about how the frames are restored.
         progress: called after every frame.
@@ -101,7 +105,8 @@ def deblur_video(
     Raises:
         ValueError: source is not a video, or damaged and `strict`; a target is the source or of an unknown kind, or an
             interrupted run of another task waits.
-        OSError: source cannot be read or a target not be written.
+        OSError: source cannot be read or a target not be written; FileExistsError, if it is there and `overwrite` is
+            not said.
         In either case, and on Ctrl-C, the targets are as they were.
     """
     source, target = Path(source), Path(target)
@@ -113,7 +118,7 @@ def deblur_video(
     with VideoReader(source, cut, strict=strict) as reader:
         form = reader.format
         refuse_same_file(source, target)
-        _refuse_overlap(source, target, compare, explain)
+        refuse_overlap(source, target, compare, explain)
         choose: dict[str, Any] = {"codec": codec, "crf": crf, "lossless": lossless}
         outputs = {"restored": _output(target, form, **choose)}
         if compare is not None:
@@ -126,8 +131,9 @@ def deblur_video(
         }
         with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
             if journal.complete is not None:
-                return _move_all(journal, _places(outputs, explain))
-            _refuse_used_folders(explain)
+                return _move_all(journal, _places(outputs, explain), overwrite)
+            refuse_existing(target, compare, overwrite=overwrite)
+            refuse_used_folders(explain)
             writers = _writers(outputs, form, journal, {"restored": source}, reader.cut)
             model, tiling = _planned(
                 source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
@@ -147,12 +153,62 @@ def deblur_video(
                 count += 1
                 if progress is not None:
                     progress(count, form.frame_count)
-            return _finish(journal, writers, outputs, count, _places(outputs, explain))
+            return _finish(journal, writers, outputs, count, _places(outputs, explain), overwrite)
 
 
-def deblur_folder(
-    source: StrPath,
-    target: StrPath,
+def deblur_folder(source: StrPath, target: StrPath, model: Restorer, variables: Variables, **options: Any) -> int:
+    """Restores a folder of frames, taken in order of their names with numbers counted as numbers.
+
+    The target folder gets the same names and the same kinds of files, upright (see `data.image_io`): grey stays grey,
+    alpha is kept as it is, 16 bit stays 16 bit. It is there whole or not at all; what is done of it is kept as for
+    deblur_video.
+    Files that are not images are left aside.
+
+    Args:
+        source: a folder of PNG, JPEG, BMP, TIFF or WebP files of one size and depth; each page of a file is a frame.
+        target: a folder that does not exist yet or is empty.
+        model: a deblurring model of this package.
+        variables: its Flax variables.
+        options: by name; compare: where to write a video at 24 frames a second, blurred on the left, restored on the
+            right. crf: quality of that video. explain, do_no_harm, memory_bytes, may_narrow, restart, overwrite (of
+            that video), save_every_s, say and progress: as for deblur_video.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError: no images, a damaged one, or frames of unequal size or depth; the message names the file.
+        OSError: source cannot be read, or target is not empty or cannot be written.
+        In either case, and on Ctrl-C, the targets are as they were.
+    """
+    pictures = plan_pictures(list_images(source), target)
+    return _deblur_pictures(pictures, Path(source), model, variables, **options)
+
+
+def deblur_pictures(
+    sources: Sequence[StrPath], target: StrPath, model: Restorer, variables: Variables, *, is_file: bool, **options: Any
+) -> int:
+    """Restores exactly these images, as the frames of a clip; see `pictures.plan_pictures`.
+
+    Args:
+        sources: of one size and depth.
+        target: a folder, as for deblur_folder; or, where is_file, what a single image becomes, in the form its suffix
+            names.
+        model, variables, options: as for deblur_folder.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError, OSError: as deblur_folder; also FileExistsError, if a file is there and `overwrite` is not said.
+    """
+    pictures = plan_pictures(sources, target, is_file=is_file)
+    return _deblur_pictures(pictures, pictures.pages[0].path, model, variables, **options)
+
+
+def _deblur_pictures(
+    pictures: Pictures,
+    source: Path,
     model: Restorer,
     variables: Variables,
     *,
@@ -163,70 +219,39 @@ def deblur_folder(
     memory_bytes: int | None = None,
     may_narrow: bool = True,
     restart: bool = False,
+    overwrite: bool = False,
     save_every_s: float = 20.0,
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Restores a folder of frames, taken in order of their names with numbers counted as numbers.
-
-    The target folder gets the same names and the same kinds of files: grey stays grey, alpha is kept as it
-    is, 16 bit stays 16 bit. It is there whole or not at all; what is done of it is kept as for deblur_video.
-    Files that are not images are left aside.
-
-    Args:
-        source: a folder of PNG, JPEG, BMP, TIFF or WebP files of one size and depth.
-        target: a folder that does not exist yet or is empty.
-        model: a deblurring model of this package.
-        variables: its Flax variables.
-        compare: where to write a video at 24 frames a second, blurred on the left, restored on the right.
-        explain, do_no_harm, memory_bytes, may_narrow, restart, save_every_s, say: as for deblur_video.
-        crf: quality of that video.
-        progress: called after every frame.
-
-    Returns:
-        The number of frames.
-
-    Raises:
-        ValueError: no images, a damaged one, or frames of unequal size or depth; the message names the file.
-        OSError: source cannot be read, or target is not empty or cannot be written.
-        In either case, and on Ctrl-C, the targets are as they were.
-    """
-    source, target = Path(source), Path(os.path.realpath(target))  # nothing can be moved onto a link or "."
-    paths = list_images(source)
+    target, first = pictures.target, pictures.first
     refuse_unwritable_folder(target)
-    _refuse_overlap(source, target, compare, explain)
-    first_image = read_image(paths[0])
+    if pictures.is_file:
+        refuse_same_file(source, target)
+    refuse_overlap(source, target, compare, explain)
     form = VideoFormat(
-        height=first_image.rgb.shape[0],
-        width=first_image.rgb.shape[1],
+        height=first.rgb.shape[0],
+        width=first.rgb.shape[1],
         time_base=1 / _FOLDER_RATE,
         average_rate=_FOLDER_RATE,
-        bits=8 if first_image.bits == 8 else 10,
+        bits=8 if first.bits == 8 else 10,
     )
     outputs = {} if compare is None else {"compare": _output(Path(compare), _beside(form), crf=crf)}
     task = {
-        "source": [identity_of_file(path) for path in paths],
+        "source": [identity_of_file(path) for path in pictures.paths],
         **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
         "crf": crf,
     }
-
-    def frames_from(number: int) -> Iterator[ImageFile]:
-        for path in paths[number:]:
-            image = read_image(path)
-            if image.rgb.shape != first_image.rgb.shape or image.rgb.dtype != first_image.rgb.dtype:
-                raise ValueError(
-                    f"{path}: is {_size_and_depth(image.rgb)}, but {paths[0].name} is "
-                    f"{_size_and_depth(first_image.rgb)}; the frames of a folder must be of one size and depth"
-                )
-            yield image
+    places = _places(outputs, explain, {os.path.join(_FRAMES, pictures.result).rstrip(os.sep): target})
 
     def first_frames(count: int) -> list[np.ndarray]:
-        return [image.rgb for image in itertools.islice(frames_from(0), count)]
+        return [image.rgb for image in itertools.islice(pictures.frames(), count)]
 
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
         if journal.complete is not None:
-            return _move_all(journal, _places(outputs, explain, frames=target))
-        _refuse_used_folders(target, explain)
+            return _move_all(journal, places, overwrite)
+        refuse_existing(compare, target if pictures.is_file else None, overwrite=overwrite)
+        refuse_used_folders(None if pictures.is_file else target, explain)
         writers = _writers(outputs, form, journal)
         model, tiling = _planned(
             source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
@@ -235,15 +260,16 @@ def deblur_folder(
         folder.mkdir(exist_ok=True)
         count = _frames_done(journal)
         for image, restored in _restored(
-            frames_from, form, model, variables, tiling, journal, writers, explain, do_no_harm, say
+            pictures.frames, form, model, variables, tiling, journal, writers, explain, do_no_harm, say
         ):
-            write_image(folder / paths[count].name, dataclasses.replace(image, rgb=restored))
+            pictures.write(folder, count, dataclasses.replace(image, rgb=restored))
             for writer in writers.values():
                 writer.write(TimedFrame(side_by_side(image.rgb, restored), pts=count, duration=1))
             count += 1
             if progress is not None:
-                progress(count, len(paths))
-        return _finish(journal, writers, outputs, count, _places(outputs, explain, frames=target))
+                progress(count, len(pictures.pages))
+        pictures.join(folder)
+        return _finish(journal, writers, outputs, count, places, overwrite)
 
 
 def side_by_side(blurred: np.ndarray, restored: np.ndarray) -> np.ndarray:
@@ -429,29 +455,41 @@ def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:
     return write_sheet
 
 
-def _places(outputs: dict[str, _Output], explain: StrPath | None, *, frames: Path | None = None) -> dict[str, Path]:
+def _places(
+    outputs: dict[str, _Output], explain: StrPath | None, frames: dict[str, Path] | None = None
+) -> dict[str, Path]:
     """Where each part of a journal belongs, by its name there. What was asked for comes last: then all is there."""
     places = {} if explain is None else {_EXPLAINED: Path(os.path.realpath(explain))}
     for name, output in reversed(outputs.items()):
         places[output.part(name)] = output.path
-    return places if frames is None else {**places, _FRAMES: frames}
+    return {**places, **(frames or {})}
 
 
 def _finish(
-    journal: Journal, writers: dict[str, VideoWriter], outputs: dict[str, _Output], count: int, places: dict[str, Path]
+    journal: Journal,
+    writers: dict[str, VideoWriter],
+    outputs: dict[str, _Output],
+    count: int,
+    places: dict[str, Path],
+    overwrite: bool,
 ) -> int:
     """Makes whole what is there in parts, then gives all of it its name. Returns the number of frames."""
     for name, writer in writers.items():
         writer.assemble(journal.folder / outputs[name].part(name))
     journal.set_complete(count)
-    return _move_all(journal, places)
+    return _move_all(journal, places, overwrite)
 
 
-def _move_all(journal: Journal, places: dict[str, Path]) -> int:
-    """Moves what has not been moved yet. Returns the number of frames."""
-    for name, place in places.items():
-        if (journal.folder / name).exists():
-            _move(journal.folder / name, place)
+def _move_all(journal: Journal, places: dict[str, Path], overwrite: bool) -> int:
+    """Moves what has not been moved yet. Returns the number of frames.
+
+    Raises:
+        FileExistsError: a file has come to be where one belongs, and may not be overwritten; nothing is moved then.
+    """
+    parts = {journal.folder / name: place for name, place in places.items() if (journal.folder / name).exists()}
+    refuse_existing(*(place for part, place in parts.items() if part.is_file()), overwrite=overwrite)
+    for part, place in parts.items():
+        _move(part, place)
     assert journal.complete is not None
     return journal.complete
 
@@ -464,7 +502,7 @@ def _move(part: Path, place: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    partial = place.with_name(f".{place.name}.partial")
+    partial = place.with_name(fitting_name(place.name, ".partial", "."))
     with naming(place):
         _copy_and_remove(part, partial, place)
 
@@ -481,30 +519,3 @@ def _copy_and_remove(part: Path, partial: Path, place: Path) -> None:
         partial.unlink(missing_ok=True)
         raise
     shutil.rmtree(part) if part.is_dir() else part.unlink()
-
-
-def _refuse_used_folders(*folders: StrPath | None) -> None:
-    for folder in (Path(folder) for folder in folders if folder is not None):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new folder")
-
-
-def _refuse_overlap(source: Path, target: Path, compare: StrPath | None, explain: StrPath | None) -> None:
-    """Raises ValueError where what is written would take the place of something else, or be in its way."""
-    if compare is not None:
-        refuse_same_file(source, compare)
-        _refuse_within(Path(compare), "--compare", target, explain)
-    if explain is not None:
-        _refuse_within(Path(explain), "--explain", target, source)
-
-
-def _refuse_within(path: Path, option: str, *others: StrPath | None) -> None:
-    for other in (Path(other) for other in others if other is not None):
-        real = Path(os.path.realpath(path))
-        if Path(os.path.realpath(other)) in (real, *real.parents):
-            raise ValueError(f"{path}: is {other} or lies in it; name another for {option}")
-
-
-def _size_and_depth(rgb: np.ndarray) -> str:
-    height, width, _ = rgb.shape
-    return f"{width}x{height} of {8 * rgb.dtype.itemsize} bit"

@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.locks import lock
 from jaxdeblur.restoration.clip import Halfway
+from jaxdeblur.restoration.jobs import journal_folder
 from jaxdeblur.types import Variables
 from jaxdeblur.version import __version__
 
@@ -47,20 +49,25 @@ class Journal:
     def __init__(
         self, target: Path, task: dict[str, Any], *, restart: bool = False, save_every_s: float = 20.0
     ) -> None:
-        self.folder = target.with_name(f".{target.name}.jaxdeblur")
+        self.folder = journal_folder(target)
         self.halfway: Halfway | None = None
         self.complete: int | None = None
         self._target = target
         self._task = {**task, "version": __version__}
         self._save_every_s = save_every_s
         self._saved_at = time.monotonic()
-        self._lock: Any = None
+        self._lock = contextlib.ExitStack()
         self._record: dict[str, Any] = {}
         self._open(restart)
 
     def _open(self, restart: bool) -> None:
         self.folder.mkdir(exist_ok=True)
-        self._lock = _locked(self.folder / _LOCK, self._target)
+        try:
+            self._lock.enter_context(lock(self.folder / _LOCK))
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{self._target}: another run is writing it; wait for it, or name another target"
+            ) from error
         try:
             record = self.folder / _RECORD
             if not restart and record.exists():
@@ -148,6 +155,8 @@ class Journal:
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
+        if not keep and os.name == "nt":  # where a file that is locked cannot be removed
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
@@ -184,22 +193,3 @@ def _read_state(path: Path) -> Halfway:
             return Halfway(int(arrays["frames_done"]), leaves)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged; begin anew with --restart") from error
-
-
-def _locked(path: Path, target: Path) -> Any:
-    """An open file that no other process can have at the same time; a killed process lets go of it."""
-    file = open(path, "w")  # noqa: SIM115
-    try:
-        import fcntl
-    except ImportError:  # Windows lets no other process remove the folder's files while they are open
-        return file
-    with contextlib.ExitStack() as stack:
-        stack.callback(file.close)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(
-                f"{target}: another run is writing it; wait for it, or name another target"
-            ) from error
-        stack.pop_all()
-    return file

@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import itertools
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from jaxdeblur.compilation import jit
 from jaxdeblur.restoration.steps import BLEND_PX, Tiling, home, start, step, step_tile, tile_spans, to_model
@@ -39,8 +39,6 @@ _M_MMAP_THRESHOLD = -3
 
 _SHARE_OF_FREE = 0.8
 """Of what is free so much is taken unasked."""
-
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +72,6 @@ class Plan:
         reach = "more than 512" if self.reach_px is None else self.reach_px
         beyond = f"pixels differ from whole frames by up to {self.deviation:.1e}"
         return f"{tiles}; the network looks {reach} pixels far, and {beyond}"
-
-
-def parse_bytes(text: str) -> int:
-    """A size such as 4G, 800M or 2.5GiB, in bytes; units are powers of 1024.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
-    if found is None or float(found[1]) == 0:
-        raise ValueError(f"memory is {text!r}; expected a size such as 4G or 800M")
-    return round(float(found[1]) * _UNITS[found[2]])
 
 
 def plan(
@@ -323,7 +309,7 @@ def taken_bytes() -> int:
     """What is taken already: on a CPU by this process, otherwise of the device. 0 where nobody tells."""
     if not _on_cpu():
         return int((jax.devices()[0].memory_stats() or {}).get("bytes_in_use", 0))
-    return _of_proc("self/status", "VmRSS") or 0
+    return psutil.Process().memory_info().rss
 
 
 def free_bytes() -> int | None:
@@ -331,17 +317,8 @@ def free_bytes() -> int | None:
     if not _on_cpu():
         stats = jax.devices()[0].memory_stats() or {}
         return int(_SHARE_OF_FREE * stats["bytes_limit"]) if "bytes_limit" in stats else None
-    free = _of_proc("meminfo", "MemAvailable")
-    if free is None:
-        return None
+    free = psutil.virtual_memory().available
     for group in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             free = min(free, int(Path(group).read_text()) - taken_bytes())
     return taken_bytes() + int(_SHARE_OF_FREE * free)
-
-
-def _of_proc(name: str, key: str) -> int | None:
-    with contextlib.suppress(OSError):
-        found = re.search(rf"^{key}:\s*(\d+) kB", Path(f"/proc/{name}").read_text(), re.MULTILINE)
-        return None if found is None else 1024 * int(found[1])
-    return None

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ import pytest
 from video_folder_factory import random_frames_u8, write_random_clip
 
 from jaxdeblur.data.image_io import ImageFile, write_image
+from jaxdeblur.data.locks import lock
 from jaxdeblur.data.pack import find_packed, open_packed, pack_video_folder
 from jaxdeblur.data.video_folder import SIDES, index_video_folder, read_clip_frame
 
@@ -171,10 +171,15 @@ def test_a_corrupt_frame_is_named_and_leaves_no_half_clip(root):
 
 def test_a_second_run_at_the_same_time_is_refused(root):
     pack_video_folder(root)
-    with open(root / "packed/.lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another run is writing"):
-            pack_video_folder(root)
+    with lock(root / "packed/.lock"), pytest.raises(BlockingIOError, match="another run is writing"):
+        pack_video_folder(root)
+
+
+def test_only_packed_clips_give_way(root):
+    before = {path: path.read_bytes() for path in root.rglob("*.png")}
+    with pytest.raises(FileExistsError, match=r"test/a: exists and is no packed form of a clip; pack elsewhere"):
+        pack_video_folder(root, out=root)
+    assert {path: path.read_bytes() for path in root.rglob("*.png")} == before
 
 
 def test_a_damaged_array_is_named(root):

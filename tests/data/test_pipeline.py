@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from video_folder_factory import random_frames_u8, write_clip, write_random_clip
 
 from jaxdeblur.data.clips import WindowSpec, blurred_frame_numbers, cut_windows, window_of_sample
@@ -143,18 +144,38 @@ def test_grey_rgba_and_16_bit_frames(tmp_path):
     assert_equal_batches(batch, plain_batch(tmp_path, 0, augmentation=None, window=window))
 
 
-def test_jpeg_crops_equal_crops_of_the_decoded_frame(tmp_path):
-    # Smooth pictures: the two decoders interpolate chroma differently at hard edges.
-    y, x = np.mgrid[:37, :53]
-    frames = np.stack([np.stack([4 * y + n, 3 * x, 128 + 2 * (x - y)], -1) for n in range(4)])
-    frames_u8 = np.clip(frames, 0, 255).astype(np.uint8)
-    write_clip(tmp_path / "train" / "c", frames_u8, frames_u8[::-1], suffix=".jpg")
-    for number, batch in enumerate(batches(tmp_path, 4)):
-        expected = plain_batch(tmp_path, number, augmentation=MTU_AUGMENTATION)
-        for name in batch:
-            difference = np.abs(batch[name].astype(int) - expected[name])
-            assert difference.max() <= 6
-            assert difference.mean() < 1
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1", "grey"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_crops_equal_crops_of_the_decoded_frame(tmp_path, subsampling, progressive):
+    frames_u8 = random_frames_u8(8, 87, 93, seed=8)
+    options = {} if subsampling == "grey" else {"subsampling": subsampling}
+    for number, frame in enumerate(frames_u8):
+        path = tmp_path / "train" / "c" / ("blur", "sharp")[number % 2] / f"{number // 2}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(frame)
+        image = image.convert("L") if subsampling == "grey" else image
+        image.save(path, quality=70, progressive=progressive, **options)
+    for number, batch in enumerate(batches(tmp_path, 3)):
+        assert_equal_batches(batch, plain_batch(tmp_path, number, augmentation=MTU_AUGMENTATION))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_frames_on_their_side_come_upright_packed_or_not(tmp_path, suffix):
+    exif = Image.Exif()
+    for side, orientations in (("blur", (6, 1, 8)), ("sharp", (1, 5, 6))):
+        (tmp_path / "train" / "c" / side).mkdir(parents=True)
+        for number, orientation in enumerate(orientations):
+            exif[ExifTags.Base.Orientation] = orientation
+            size_px = (20, 14) if orientation == 1 else (14, 20)
+            image = Image.fromarray(random_frames_u8(1, *size_px, seed=number)[0])
+            image.save(tmp_path / "train" / "c" / side / f"{number}{suffix}", exif=exif)
+    (clip,) = index_video_folder(tmp_path, "train")
+    assert (clip.height_px, clip.width_px) == (20, 14)
+    assert len(clip.unplain_paths) == 4
+    for _ in range(2):
+        for number, batch in enumerate(batches(tmp_path, 2)):
+            assert_equal_batches(batch, plain_batch(tmp_path, number, augmentation=MTU_AUGMENTATION))
+        pack_video_folder(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

@@ -12,6 +12,7 @@ from jaxdeblur.data.video_folder import (
     frame_size_px,
     index_video_folder,
     iterate_clip,
+    list_images,
     list_splits,
     numeric_order,
     read_clip_frame,
@@ -170,3 +171,12 @@ def test_numbers_sort_as_numbers(numbers, padded):
 def test_any_names_can_be_sorted_and_the_order_is_total(names, random):
     shuffled = random.sample(names, len(names))
     assert sorted(names, key=numeric_order) == sorted(shuffled, key=numeric_order)
+
+
+def test_an_animated_gif_is_a_video(tmp_path, caplog):
+    (tmp_path / "a.gif").touch()
+    with pytest.raises(ValueError, match=r"has no images; looked for \.png.*; a\.gif is a video: name it itself"):
+        list_images(tmp_path)
+    write_image(tmp_path / "b.png", ImageFile(random_frames_u8(1, 4, 4, seed=0)[0]))
+    assert list_images(tmp_path) == [tmp_path / "b.png"]
+    assert "a.gif: is left aside" in caplog.text

@@ -11,7 +11,8 @@ from tiny_video import first_frame, smooth_frames, write_video_file
 
 from jaxdeblur import cli
 from jaxdeblur.restoration import batch
-from jaxdeblur.restoration.batch import Job, plan_jobs, run_job, run_jobs
+from jaxdeblur.restoration.batch import run_job, run_jobs
+from jaxdeblur.restoration.jobs import Job, plan_jobs
 
 
 @pytest.fixture
@@ -92,8 +93,12 @@ def test_what_is_there_is_left_alone_if_asked(videos, brightening, capsys):
     assert cli.main([*command, "--skip-existing"]) == 0
     assert existing.read_bytes() == b"mine"
     assert (videos / "results" / "b.mkv").exists()
-    assert cli.main(command) == 0
+    assert cli.main(command) == 2
+    assert r"a.mp4: exists already (and 1 more); name another file, or replace it" in capsys.readouterr().err
+    assert existing.read_bytes() == b"mine"
+    assert cli.main([*command, "--overwrite"]) == 0
     assert existing.read_bytes() != b"mine"
+    assert cli.main([*command, "--overwrite", "--skip-existing"]) == 2
 
 
 def test_sharp_frames_stay_unless_asked(tmp_path, brightening, capsys):
@@ -101,7 +106,8 @@ def test_sharp_frames_stay_unless_asked(tmp_path, brightening, capsys):
     write_video_file(tmp_path / "in.mp4", noise, pix_fmt="yuv444p", crf=1)
     source = first_frame(tmp_path / "in.mp4").astype(float)
     for options, least, most in (([], 0, 2), (["--no-gate"], 40, 60)):
-        assert cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mkv"), "--lossless", *options]) == 0
+        command = ["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mkv"), "--lossless", "--overwrite"]
+        assert cli.main([*command, *options]) == 0
         assert least <= np.mean(first_frame(tmp_path / "out.mkv") - source) <= most
     assert "left as they were, being sharp: 3 frames" in capsys.readouterr().err
 
@@ -113,7 +119,7 @@ def test_what_ffmpeg_raises_is_one_of_ours(videos, monkeypatch):
     monkeypatch.setattr(batch, "deblur_video", fails)
     with pytest.raises(OSError, match=r"a\.mp4: FFmpeg fails with Generic error"):
         run_job(Job(videos / "a.mp4", videos / "out.mp4"), IdentityModel(), {}, {}, {})
-    with pytest.raises(ValueError, match="is a folder of frames, for which there is no codec"):
+    with pytest.raises(ValueError, match="is a folder of frames, for which there is no --codec"):
         run_job(Job(videos, videos / "out"), IdentityModel(), {}, {}, {"codec": "av1"})
 
 

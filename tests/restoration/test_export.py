@@ -254,7 +254,7 @@ def checkpoint(monkeypatch):
 
 def test_the_command_writes_a_file_that_deblurs(tmp_path, checkpoint, capsys):
     path = tmp_path / "m.zip"
-    assert cli.main(["export", str(path), "--checkpoint=best"]) == 0
+    assert cli.main(["export", str(path), "--checkpoint=/"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"{path}: {path.stat().st_size / 1e6:.2f} MB, for cpu, cuda, tpu"
     assert told[1] == "values in [0, 1] differ from the model's by at most 0 (0.002 would pass)"
@@ -267,7 +267,7 @@ def test_the_command_writes_a_file_that_deblurs(tmp_path, checkpoint, capsys):
     assert cli.main(["deblur", str(source), str(tmp_path / "out"), f"--checkpoint={path}"]) == 0
     lifted = np.minimum(np.rint(rgb + 0.125 * 255), 255)
     np.testing.assert_allclose(read_rgb_u8(tmp_path / "out" / "1.png"), lifted, atol=1)
-    assert checkpoint == asked == [("best", {})]
+    assert checkpoint == asked == [("/", {})]
 
     command = ["deblur", str(source), str(tmp_path / "again"), f"--checkpoint={path}"]
     assert cli.main([*command, "--precision=float16"]) == 2
@@ -278,18 +278,18 @@ def test_the_command_writes_a_file_that_deblurs(tmp_path, checkpoint, capsys):
 
 
 def test_the_command_takes_platforms_and_precision(tmp_path, checkpoint, capsys):
-    command = ["export", str(tmp_path / "m.zip"), "--checkpoint=best"]
+    command = ["export", str(tmp_path / "m.zip"), "--checkpoint=/"]
     assert cli.main([*command, "--platforms=tpu", "--precision=bfloat16"]) == 0
-    assert checkpoint == [("best", {"compute_dtype": "bfloat16"})]
+    assert checkpoint == [("/", {"compute_dtype": "bfloat16"})]
     told = capsys.readouterr().out
     assert "MB, for tpu\nnot compared with the model, since this machine is none of these\n" in told
-    assert cli.main([*command, "--platforms=abacus"]) == 2
+    assert cli.main([*command, "--platforms=abacus", "--overwrite"]) == 2
     assert "platforms are abacus; expected one or more of" in capsys.readouterr().err
 
 
 def test_the_command_leaves_nothing_where_results_differ(tmp_path, checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(export_module, "TOLERANCE", -1.0)
-    assert cli.main(["export", str(tmp_path / "m.zip"), "--checkpoint=best"]) == 1
+    assert cli.main(["export", str(tmp_path / "m.zip"), "--checkpoint=/"]) == 1
     assert "differ from the model's by 0, of values in [0, 1]" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 

@@ -231,7 +231,7 @@ _MEASURE = """
 import re, sys
 from identity_model import IdentityModel
 from jaxdeblur.restoration.files import deblur_video
-deblur_video(sys.argv[1], sys.argv[2], IdentityModel(), {})
+deblur_video(sys.argv[1], sys.argv[2], IdentityModel(), {}, overwrite=True)
 print(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 """
 

@@ -290,7 +290,7 @@ def test_one_line_and_nothing_left(tmp_path, monkeypatch, capsys, checkpoint, ca
     paths, options = ([name for name in names if name.startswith("--") == which] for which in (False, True))
     before = everything_in(tmp_path)
     monkeypatch.chdir(tmp_path)
-    code = cli.main(["deblur", *paths, "--checkpoint=best", *options])
+    code = cli.main(["deblur", *paths, "--checkpoint=/", *options])
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("jaxdeblur: error:")]
     assert code in (1, 2)
@@ -308,7 +308,7 @@ def test_a_full_disk(tmp_path, monkeypatch, capsys, checkpoint):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        code = cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--checkpoint=best"])
+        code = cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--checkpoint=/"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
@@ -324,6 +324,6 @@ def test_what_may_not_be_read_or_written(tmp_path, capsys, checkpoint, what):
     video(tmp_path / "in.mp4")
     (tmp_path / "results").mkdir()
     (tmp_path / ("in.mp4" if what == "source" else "results")).chmod(0o000 if what == "source" else 0o500)
-    code = cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "results" / "out.mp4"), "--checkpoint=best"])
+    code = cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "results" / "out.mp4"), "--checkpoint=/"])
     assert code == 2
     assert ("in.mp4" if what == "source" else "results") in capsys.readouterr().err.splitlines()[-1]

@@ -159,7 +159,7 @@ def test_the_command(tmp_path, monkeypatch):
     }
 
     def run(*options, frames=b""):
-        command = [sys.executable, "-c", _COMMAND, "deblur", "--pipe", "--checkpoint=best", *options]
+        command = [sys.executable, "-c", _COMMAND, "deblur", "--pipe", "--checkpoint=/", *options]
         return subprocess.run(command, input=frames, capture_output=True, env=environment, check=False)
 
     frames = smooth_frames(5, 20, 30).tobytes()

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from tiny_video import write_video_file
 
 from jaxdeblur.restoration import memory
 from jaxdeblur.restoration.clip import restore
-from jaxdeblur.restoration.memory import Plan, free_bytes, parse_bytes, plan, taken_bytes
+from jaxdeblur.restoration.jobs import parse_bytes
+from jaxdeblur.restoration.memory import Plan, free_bytes, plan, taken_bytes
 from jaxdeblur.restoration.steps import Tiling
 
 
@@ -26,8 +28,8 @@ from jaxdeblur.restoration.steps import Tiling
         ("4G", 4 * 2**30),
         ("800M", 800 * 2**20),
         ("2.5GiB", 5 * 2**29),
-        (" 64 kb ", 2**16),
-        ("1000000", 10**6),
+        (" 65536 kb ", 2**26),
+        ("100000000", 10**8),
         ("1t", 2**40),
     ],
 )
@@ -38,6 +40,14 @@ def test_sizes_in_words(text, expected):
 @pytest.mark.parametrize("text", ["", "much", "-4G", "4X", "0", "4 4G", "nan"])
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="expected a size such as 4G or 800M"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("4", "4 bytes.*--memory=4G"), ("800", "800 bytes.*--memory=800M"), ("4k", "4096 bytes.*=4G")]
+)
+def test_sizes_that_nobody_can_mean(text, said):
+    with pytest.raises(ValueError, match=f"--memory is '{text}', which is {said}"):
         parse_bytes(text)
 
 
@@ -125,8 +135,12 @@ def test_too_little_is_said():
 
 
 def test_where_nobody_tells_frames_stay_whole(monkeypatch):
-    monkeypatch.setattr(memory, "_of_proc", lambda name, key: None)
+    monkeypatch.setattr(memory, "_on_cpu", lambda: False)
+    monkeypatch.setattr(memory.jax, "devices", lambda: [types.SimpleNamespace(memory_stats=lambda: None)])
     assert free_bytes() is None
+    assert taken_bytes() == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "free_bytes", lambda: None)
     assert plan(Remembering(), {}, window()) == Plan(None, None, 0)
 
 

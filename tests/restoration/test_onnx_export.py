@@ -97,7 +97,7 @@ def test_what_cannot_be_converted_or_run_says_so(tmp_path, onnxruntime, monkeypa
 def test_the_command_writes_onnx(tmp_path, onnxruntime, monkeypatch, capsys):
     loads = types.SimpleNamespace(load_model=lambda path: (IdentityModel(lift=0.125), {}))
     monkeypatch.setitem(sys.modules, "jaxdeblur.checkpoint", loads)
-    assert cli.main(["export", str(tmp_path / "m.onnx"), "--checkpoint=best", "--size=32x16"]) == 0
+    assert cli.main(["export", str(tmp_path / "m.onnx"), "--checkpoint=/", "--size=32x16"]) == 0
     assert f"{tmp_path / 'm.onnx'}: 0.00 MB, for frames of 32x16\n" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["m-start.onnx", "m.onnx"]
 
@@ -110,5 +110,5 @@ def test_without_the_converter_it_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("options", [["m.onnx"], ["m.zip", "--size=8x8"], ["m.onnx", "--size=8x8", "--platforms=cpu"]])
 def test_the_command_tells_the_two_kinds_apart(options, capsys):
-    assert cli.main(["export", *options, "--checkpoint=best"]) == 2
+    assert cli.main(["export", *options, "--checkpoint=/"]) == 2
     assert "an .onnx is for frames of one --size and for no platform" in capsys.readouterr().err

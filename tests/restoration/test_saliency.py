@@ -126,7 +126,7 @@ def test_the_command_writes_a_picture_of_before_and_after(tmp_path, folder, caps
         ("--region=30,4,20,8", "region (30, 4, 20, 8) lies outside frames of 40x24"),
         ("--frame=3", f"{folder}: has no frame 3"),
     ):
-        assert main([*command, wrong]) == 2
+        assert main([*command, wrong, "--overwrite"]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -105,11 +105,16 @@ class _Videos(_Official, skip_registration=True):  # type: ignore[call-arg]
                         "clip": clip,
                         "frame": blurred.key.rpartition("/")[2],
                         "frames_to_end": len(sides[0]) - position,
-                        "blurred": io.BytesIO(blurred.read()),
-                        "sharp": io.BytesIO(sharp.read()),
+                        "blurred": _stored(blurred),
+                        "sharp": _stored(sharp),
                     },
                 )
                 number += 1
+
+
+def _stored(item: Item) -> Any:
+    """A PNG as it is; of JPEG the pixels, since TensorFlow Datasets would decode it with a coarser transform."""
+    return io.BytesIO(item.read()) if item.key.lower().endswith(".png") else item.picture()
 
 
 class _Flows(_Official, skip_registration=True):  # type: ignore[call-arg]

@@ -1,0 +1,33 @@
+"""Files that only one process has at a time; a process that is killed lets go of them."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds a lock file, which is made if it is not there, and stays.
+
+    Raises:
+        BlockingIOError: another has it.
+        FileExistsError: something else is there under that name, a link or a file that holds something.
+        OSError: it cannot be made.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_size:
+            raise FileExistsError(f"{path}: is in the place of a lock file and is none; move it away")
+    held = filelock.FileLock(path)
+    try:
+        held.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise BlockingIOError(f"{path}: another has it") from error
+    try:
+        yield
+    finally:
+        held.release()
