@@ -175,6 +175,7 @@ def check_jobs(
     codec: str | None = None,
     crf: int | None = None,
     lossless: bool = False,
+    strict: bool = False,
 ) -> None:
     """Refuses what would be refused later, or only in the end.
 
@@ -189,7 +190,7 @@ def check_jobs(
         if job.is_video or job.target_is_image:
             refuse_same_file(job.source, job.target)
         refuse_overlap(job.source, job.target, job.compare, job.explain)
-        refuse_video_options(job, {"cut": cut, "codec": codec, "lossless": lossless})
+        refuse_video_options(job, {"cut": cut, "codec": codec, "lossless": lossless, "strict": strict})
         for video in [*([job.target] if job.is_video else []), *([] if job.compare is None else [job.compare])]:
             choose_encoding(video, _USUAL_FORMAT, codec=codec, crf=crf, lossless=lossless)
         for path in (job.target, job.compare, job.explain):
@@ -203,17 +204,17 @@ def check_jobs(
             refuse_used_folders(job.target if is_folder else None, job.explain)
     if not several:
         for job in jobs:
-            _check_source(job, cut, codec, crf, lossless)
+            _check_source(job, cut, codec, crf, lossless, strict)
 
 
-def _check_source(job: Job, cut: Cut | None, codec: str | None, crf: int | None, lossless: bool) -> None:
+def _check_source(job: Job, cut: Cut | None, codec: str | None, crf: int | None, lossless: bool, strict: bool) -> None:
     """That it can be read and the targets hold it."""
     if not job.is_video:
         images = job.images or list_images(job.source)
         plan_pictures(images, job.target, is_file=job.target_is_image)
         return
     refuse_timeless_gif(job.source)
-    with VideoReader(job.source, cut) as reader:
+    with VideoReader(job.source, cut, strict=strict, quietly=True) as reader:
         choose_encoding(job.target, reader.format, codec=codec, crf=crf, lossless=lossless)
 
 
@@ -246,7 +247,9 @@ def _is_begun(job: Job) -> bool:
 
 def refuse_video_options(job: Job, given: dict[str, object]) -> None:
     """ValueError if something is asked of pictures that only videos have."""
-    asked = [f"--{name}" if name != "cut" else "--start and no --end" for name, value in given.items() if value]
+    # Damaged pictures are errors anyway.
+    given = {name: value for name, value in given.items() if value and name != "strict"}
+    asked = [f"--{name}" if name != "cut" else "--start and no --end" for name in given]
     if asked and not job.is_video:
         what = "a folder of frames" if job.source.is_dir() else "a picture"
         raise ValueError(f"{job.source}: is {what}, for which there is no {' and no '.join(asked)}")
