@@ -22,10 +22,10 @@ DEMO := demo_out
 
 demo: .venv/core
 	mkdir -p $(DEMO)
-	$(BIN)/jaxdeblur deblur demo/box.mp4 $(DEMO)/box.mp4 --compare
+	$(BIN)/jaxdeblur deblur demo/box.mp4 $(DEMO)/box.mp4 --compare --overwrite
 	rm -rf $(DEMO)/reds
 	$(BIN)/jaxdeblur deblur demo/reds/blur $(DEMO)/reds
-	$(BIN)/jaxdeblur score $(DEMO)/reds demo/reds/sharp --blurred=demo/reds/blur --out=$(DEMO)/scores
+	$(BIN)/jaxdeblur score $(DEMO)/reds demo/reds/sharp --blurred=demo/reds/blur --out=$(DEMO)/scores --overwrite
 	@echo
 	@echo "restored video        $(DEMO)/box.mp4"
 	@echo "side by side          $(DEMO)/box-compare.mp4"
@@ -35,7 +35,7 @@ train-demo: .venv/core
 	$(BIN)/python train.py --config=configs/mtu.py:demo --workdir=$(DEMO)/run
 	$(BIN)/python evaluate.py --config=configs/mtu.py:demo --workdir=$(DEMO)/run --out=$(DEMO)/run_scores \
 		--config.data.crop_px=192 --config.evaluation.frames=8 --config.data.batch_size=4
-	$(BIN)/jaxdeblur deblur demo/dog_forest.mp4 $(DEMO)/dog_forest.mp4 --checkpoint=$(DEMO)/run --compare
+	$(BIN)/jaxdeblur deblur demo/dog_forest.mp4 $(DEMO)/dog_forest.mp4 --checkpoint=$(DEMO)/run --compare --overwrite
 	@echo
 	@echo "restored video        $(DEMO)/dog_forest.mp4"
 	@echo "side by side          $(DEMO)/dog_forest-compare.mp4"
