@@ -1,6 +1,7 @@
 """Eight simulated CPU devices, strict promotion, full matrix precision, programs compiled quickly and only once."""
 
 import atexit
+import collections
 import os
 import shutil
 import tempfile
@@ -51,6 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if "exhaustive" in item.keywords]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if "exhaustive" not in item.keywords]
+    # A file stays with one worker, which keeps what it has compiled; those that take longest come first, or one worker
+    # would wait for the other in the end. The order within a file stays.
+    slow = collections.Counter(item.path for item in items if "slow" in item.keywords)
+    items.sort(key=lambda item: -slow[item.path])
     if any(device.platform == "gpu" for device in jax.devices()):
         return
     for item in items:

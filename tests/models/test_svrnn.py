@@ -157,9 +157,13 @@ def test_half_precision_is_near(dtype, tolerance):
 
 
 def test_initial_values_follow_the_recipes():
+    drawn = {
+        kind: initial_variables(jax.random.key(0), create_model("svrnn", weight_init=kind))["params"]
+        for kind in ("release", "paper")
+    }
+
     def variance_times_fan_in(kind, *path):
-        model = create_model("svrnn", weight_init=kind)
-        params = initial_variables(jax.random.key(0), model)["params"]
+        params = drawn[kind]
         for name in path:
             params = params[name]
         assert not np.any(params["bias"])
