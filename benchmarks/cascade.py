@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import measure
 from jaxdeblur import create_model
+from jaxdeblur.compilation import jit
 from jaxdeblur.models import example_inputs, initial_variables
 
 Shape = jax.ShapeDtypeStruct
@@ -31,15 +32,15 @@ def main() -> None:
 
     model = create_model("cdvd_tsp", compute_dtype=arguments.dtype)
     variables = initial_variables(jax.random.key(0), model)
-    restore_middle = jax.jit(lambda *frames: model.apply(variables, *frames, method="restore_middle").restored)
+    restore_middle = jit(lambda *frames: model.apply(variables, *frames, method="restore_middle").restored)
     window = jax.random.uniform(jax.random.key(1), (1, 5, height, width, 3))
 
     def on_its_own(window):
         first = [restore_middle(*(window[:, i + k] for k in range(3))) for i in range(3)]
         return restore_middle(*first)
 
-    step = jax.jit(lambda carry, window: model.apply(variables, carry, window, method="step"))
-    carry = jax.jit(lambda window: model.apply(variables, window, method="start"))(window)
+    step = jit(lambda carry, window: model.apply(variables, carry, window, method="step"))
+    carry = jit(lambda window: model.apply(variables, window, method="start"))(window)
 
     def in_stream():
         return step(carry, window)[1].restored

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeblur.compilation import jit
+
 
 def median_ms(call: Callable[[], Any], *, runs: int = 7, warm_up: int = 1) -> float:
     """Median wall time of a call whose result JAX may still be computing."""
@@ -79,7 +81,7 @@ def against_convolutions(call: Callable[[], Any], found: list[Convolution], *, r
         generator = np.random.default_rng(0)
         x = jnp.asarray(generator.standard_normal(convolution.input_shape), convolution.dtype)
         kernel = jnp.asarray(generator.standard_normal(convolution.kernel_shape), convolution.dtype)
-        alone.setdefault(repr(convolution), functools.partial(jax.jit(convolution.apply), x, kernel))
+        alone.setdefault(repr(convolution), functools.partial(jit(convolution.apply), x, kernel))
     calls = {"": call, **alone}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(runs + 1):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
+from jaxdeblur.compilation import jit
 from jaxdeblur.ops import correlation
 from jaxdeblur.ops.filters import box_mean
 from jaxdeblur.ops.quality import ssim
@@ -28,8 +29,8 @@ def main() -> None:
     print(f"{'op':52s} {'forward':>9s} {'+ gradient':>11s} {'GMAC':>7s} {'GFLOP/s':>8s}")
 
     def show(name: str, function: Callable, *arguments: jax.Array, macs: int | None = None) -> None:
-        forward = jax.jit(function)
-        both = jax.jit(jax.grad(lambda *args: jnp.sum(jnp.square(function(*args))), argnums=range(len(arguments))))
+        forward = jit(function)
+        both = jit(jax.grad(lambda *args: jnp.sum(jnp.square(function(*args))), argnums=range(len(arguments))))
         forward_ms = measure.median_ms(lambda: forward(*arguments), runs=runs)
         both_ms = measure.median_ms(lambda: both(*arguments), runs=runs)
         rate = "" if macs is None else f"{macs / 1e9:7.2f} {measure.gflops(macs, forward_ms):8.1f}"

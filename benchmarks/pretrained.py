@@ -24,6 +24,7 @@ from benchmarks import measure
 from benchmarks.real_clips import Clip, Restored, add_singles_option, print_sharp_videos, read_clips, restored
 from configs.pretrained import get_config
 from jaxdeblur.checkpoint import load_model
+from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.data.scenes import SceneConfig, random_scene, scene_key, texture_to_frame
 from jaxdeblur.evaluation.pictures import stack, strip
@@ -135,7 +136,7 @@ def _best(pairs: Sequence[Pair], filters: dict[str, Filter]) -> tuple[list[np.nd
     share = np.array([1 / sum(pair.clip == other.clip for other in some) for pair in some])
 
     def filtered(name: str, pairs: Sequence[Pair]) -> list[np.ndarray]:
-        apply = jax.jit(filters[name])
+        apply = jit(filters[name])
         return [np.asarray(jnp.rint(255 * jnp.clip(apply(_unit(p.blurred)), 0, 1)), np.uint8) for p in pairs]
 
     def psnr_db(name: str) -> float:
@@ -193,7 +194,7 @@ def _mean_kernel() -> np.ndarray:
     size = 2 * _KERNEL_REACH_PX + 1
     x, y = (side - 1) * jnp.array([0.0, 1.0, 0.0, 1.0, 0.5]), (side - 1) * jnp.array([0.0, 0.0, 1.0, 1.0, 0.5])
 
-    @jax.jit
+    @jit
     def shifts_px(index: jax.Array) -> jax.Array:
         """(2, instants, places): rows and columns."""
         scene = random_scene(scene_key(0, index), config)

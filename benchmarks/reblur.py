@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import measure
+from jaxdeblur.compilation import jit
 from jaxdeblur.ops.reblur import LARGEST_FLOW_PX, reblur
 from jaxdeblur.types import Flow, Image
 
@@ -47,7 +48,7 @@ def main() -> None:
         flows = [LARGEST_FLOW_PX * jax.random.uniform(key, (1, *size, 2), minval=-1) for key in keys[1:]]
         cells = []
         for function in (forward, forward_backward):
-            run = jax.jit(functools.partial(function, form=form, samples=samples))
+            run = jit(functools.partial(function, form=form, samples=samples))
             compiled = run.lower(image, *flows).compile()
             ms = measure.median_ms(functools.partial(compiled, image, *flows), runs=arguments.runs)
             cells += [f"{ms / 1000:.3f}", f"{measure.held_bytes(compiled) / 2**20:.0f}"]

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks import measure
 from benchmarks.hlo_bytes import bytes_moved
+from jaxdeblur.compilation import jit
 from jaxdeblur.ops import spatial_rnn
 from jaxdeblur.ops.spatial_rnn import FORMS, four_direction_recurrence
 from jaxdeblur.types import Array, Features
@@ -59,7 +60,7 @@ def main() -> None:
         w = jnp.tanh(w)
         unit = f.nbytes
         for form in (None, *forms, "associative, no own gradient"):
-            one, both = jax.jit(functools.partial(forward, form)), jax.jit(functools.partial(forward_backward, form))
+            one, both = jit(functools.partial(forward, form)), jit(functools.partial(forward_backward, form))
             compiled, compiled_both = one.lower(f, w).compile(), both.lower(f, w, g).compile()
             forward_ms = measure.median_ms(functools.partial(compiled, f, w), runs=arguments.runs)
             both_ms = measure.median_ms(functools.partial(compiled_both, f, w, g), runs=arguments.runs)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from benchmarks import measure
 from jaxdeblur import create_model
+from jaxdeblur.compilation import jit
 from jaxdeblur.models import initial_variables
 from jaxdeblur.models.multi_task_unit import QUARTER, MultiTaskUnits
 from jaxdeblur.ops.resample import pad_to_multiple, unpad
@@ -53,7 +54,7 @@ def main() -> None:
     variables = initial_variables(jax.random.key(0), model)
     frames = model.past_frames + 1 + model.future_frames
     window = jax.random.uniform(jax.random.key(1), (1, frames, height, width, 3))
-    first = jax.jit(functools.partial(first_carry, model, variables))(window)
+    first = jit(functools.partial(first_carry, model, variables))(window)
     step = frame_step(model, variables)
     found = measure.convolutions(step, first, window)
     macs = sum(convolution.macs for convolution in found)
@@ -62,7 +63,7 @@ def main() -> None:
         rows, columns = (-(-side // model.size_multiple) * model.size_multiple // QUARTER for side in (height, width))
         macs += measure.cost_volume_macs(1, rows, columns, 2 * config.channels, config.match_radius)
 
-    compiled = jax.jit(step)
+    compiled = jit(step)
     # The second frame: the first has no predecessor to match.
     carry, _ = compiled(first, window)
     ratio = measure.against_convolutions(lambda: compiled(carry, window), found, runs=arguments.runs)

@@ -1,6 +1,8 @@
 """Compiled programs: their options, the precision of their products, and their values beside those of single ops."""
 
+import ast
 import functools
+from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdeblur
 from jaxdeblur import compilation, create_model
 from jaxdeblur.layers.conv import Conv
 from jaxdeblur.models import example_inputs, initial_variables, is_flow_network
@@ -91,6 +94,18 @@ def test_options_are_those_that_the_installed_compiler_knows():
     known = jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 10)
     assert options == ({"xla_cpu_experimental_ynn_fusion_type": ""} if known else {})
     assert not compilation._is_known(("xla_no_such_option", ""))
+
+
+def test_no_program_is_compiled_by_other_ways():
+    own_ways = {"compilation.py", "restoration/export.py"}  # what is exported, whoever loads it compiles
+    package = Path(jaxdeblur.__file__).parent
+    for file in package.rglob("*.py"):
+        calls = [
+            f"{ast.unparse(node)} in line {node.lineno}"
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("jax.jit", "jax.pmap", "nn.jit")
+        ]
+        assert not calls or file.relative_to(package).as_posix() in own_ways, (file, calls)
 
 
 def test_programs_within_programs_and_derivatives():
