@@ -46,8 +46,10 @@ QUICK = (
     ("recipe", "stop", "steps", "scored"),
     [
         pytest.param(CDVD, 2, 4, (2, 3), id="cdvd"),
-        pytest.param(SVRNN, 2, 4, range(5), id="svrnn"),
-        pytest.param(VDFLOW, 5, 8, range(6), id="vdflow"),  # stopped in the flow branch's turn, 3 to 5
+        pytest.param(SVRNN, 2, 4, range(5), id="svrnn", marks=pytest.mark.exhaustive),
+        pytest.param(
+            VDFLOW, 5, 8, range(6), id="vdflow", marks=pytest.mark.exhaustive
+        ),  # stopped in the flow branch's turn, 3 to 5
     ],
 )
 def test_from_training_to_a_restored_video(tmp_path, recipe, stop, steps, scored):

@@ -80,6 +80,7 @@ def test_converts_from_a_file(tmp_path, capsys):
     _, weights = seeded()
     np.savez(tmp_path / "svrnn.npz", **{name: array.astype(np.float32) for name, array in weights.items()})
     assert main(["convert", "svrnn", str(tmp_path / "svrnn.npz"), str(tmp_path / "out")]) == 0
+    (tmp_path / "svrnn.pth").touch()
     assert main(["convert", "svrnn", str(tmp_path / "svrnn.pth"), str(tmp_path / "other")]) != 0
     assert "svrnn was released for Caffe: save its layers' blobs with numpy.savez" in capsys.readouterr().err
     model, variables = load_model(tmp_path / "out")

@@ -158,7 +158,7 @@ def test_streaming_equals_windows_with_every_switch(options):
     np.testing.assert_allclose(restore(frames, model, variables), expected.clip(0, 1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_flownet2_inside():
     model, variables, frames = small(flow="flownet2"), small_variables(flow="flownet2"), video(2)
     expected = windows_on_their_own(model, variables, frames)

@@ -122,7 +122,15 @@ def random_batch(past, future, frames=1):
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"sees": "both"}, {"sees": "current"}, {"recurrence": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"recurrence": "none"},
+        *(pytest.param({"sees": sees}, marks=pytest.mark.exhaustive) for sees in ("both", "current")),
+    ],
+    ids=str,
+)
 def test_every_variant_is_trained(options):
     model = create_model("svrnn", **SIZE, **options)
     has_flow = options not in ({"sees": "current"}, {"recurrence": "none"})
