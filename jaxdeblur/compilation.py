@@ -68,6 +68,10 @@ class _Jitted:
         """As `jax.jit(...).lower`; what it compiles is what a call with such arguments runs."""
         return self._outermost.lower(*arguments, **named)
 
+    def _cache_size(self) -> int:
+        """As of `jax.jit`: how many programs there are."""
+        return self._outermost._cache_size()  # type: ignore[no-any-return]
+
 
 @functools.cache
 def _is_known(*options: tuple[str, str]) -> bool:

@@ -126,7 +126,9 @@ def test_a_failure_in_the_middle_is_code_1(tmp_path, checkpoint, capsys):
     write_video_file(source, np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8), faststart=True)
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
     target = str(tmp_path / "out.mp4")
-    assert "of 9 frames were readable" in fails(capsys, 1, "deblur", str(source), target, "--checkpoint=best")
+    assert "of 9 frames were readable" in fails(
+        capsys, 1, "deblur", str(source), target, "--checkpoint=best", "--strict"
+    )
     assert os.listdir(tmp_path) == ["in.mp4"]
 
 

@@ -279,7 +279,7 @@ def assert_close_losses(workdir, reference, *, steps, tolerance):
         assert numbers == pytest.approx(expected_numbers, rel=tolerance)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_train_as_one_does(undisturbed, quick, tmp_path):
     workdir = tmp_path / "run"
     with two_processes(quick, *smoke(workdir, "--config.training.steps=6")) as processes:

@@ -23,7 +23,7 @@ RECIPE = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_from_photographs_to_weights_and_on(tmp_path):
     photographs, workdir, stopped, weights = (
         tmp_path / name for name in ("photographs", "run", "stopped", "small.npz")

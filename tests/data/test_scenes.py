@@ -219,7 +219,8 @@ def test_the_more_blurred_and_the_still_of_several_clips_are_chosen():
     # Of each three the first that is still, or else the one that is blurred most.
     chosen = 3 * np.arange(2 * shares) + np.argmax(np.where(is_still, np.inf, error).reshape(-1, 3), axis=1)
     for name, values in batch.items():
-        np.testing.assert_array_equal(values, every[name][chosen], err_msg=name)
+        # The last bits are the compiler's, which has batches of two sizes before it.
+        np.testing.assert_allclose(values, every[name][chosen], rtol=2e-6, atol=2e-6, err_msg=name)
     with pytest.raises(ValueError, match="choose_from is 0; expected 1 or more"):
         scenes.batch_renderer(config, batch_size=2 * shares, mesh=mesh, choose_from=0)
 

@@ -103,7 +103,11 @@ def test_the_last_frame_sees_the_one_before_it():
     np.testing.assert_allclose(restore(frames, model, variables)[-1], np.clip(swapped, 0, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"sees": "both"}, {"sees": "current"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, *(pytest.param({"sees": sees}, marks=pytest.mark.exhaustive) for sees in ("both", "current"))],
+    ids=str,
+)
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_clip_at_once_equals_the_stream(options, count):
     model, variables, frames = small(**options), small_variables(**options), video(count, 64, 64)

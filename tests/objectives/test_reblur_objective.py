@@ -228,7 +228,7 @@ def test_statistics_move_in_both_halves_or_not_at_all(moves):
         jax.tree.map(np.testing.assert_array_equal, statistics, given["batch_stats"])
 
 
-@pytest.mark.parametrize("name", ["dbn", "svrnn", "deblurgan"])
+@pytest.mark.parametrize("name", ["dbn", pytest.param("svrnn", marks=pytest.mark.exhaustive), "deblurgan"])
 def test_frames_of_a_clip_are_those_the_model_restores_by_itself(name):
     network, given = model(name), variables(name)
     given = {**given, "params": given["params"].model}

@@ -372,7 +372,8 @@ def slowly(*arguments, **options):
         yield frame
 if sys.argv[3] == "slowly":
     files.restore_stream = slowly
-files.deblur_video(sys.argv[1], sys.argv[2], Echo(), {}, compare=sys.argv[2][:-4] + "_both.mp4", save_every_s=0.0)
+both = sys.argv[2][:-4] + "_both.mp4"
+files.deblur_video(sys.argv[1], sys.argv[2], Echo(), {}, compare=both, overwrite=True, save_every_s=0.0)
 """
 
 
