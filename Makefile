@@ -1,6 +1,6 @@
 # make demo        sets up .venv, restores real clips with the weights of the package, and scores one of them
 # make train-demo  the same set-up, trains a few minutes on rendered scenes, scores the result, restores a real clip
-# make test        the same set-up and the test tools, then the tests: under 20 minutes on two cores
+# make test        the same set-up and the test tools, then the tests
 # make test-all    the same with whole grids and storms: every network exported, twenty kills, thousands of frames
 # make check       format, lint and types
 PYTHON ?= python3

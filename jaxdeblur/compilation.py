@@ -1,9 +1,9 @@
 """How programs are compiled: every jitted function of the package is made here.
 
 XLA's CPU compiler hands convolutions to YNNPACK where its flag `xla_cpu_experimental_ynn_fusion_type` names them, as it
-does by default in jaxlib 0.10. There a large program can come out wrong: the cascade of `cdvd_tsp` on frames of
-68x108 is off by 3e-2 in its last stage. Without these convolutions values are right, and training is faster. jaxlib
-that does not know the flag does not have the fault.
+does by default in jaxlib 0.10. There a large program can come out wrong on some processors, as the cascade of
+`cdvd_tsp` on frames of 68x108 does in its last stage. Without these convolutions values are right. jaxlib that does not
+know the flag does not have the fault.
 """
 
 import functools
