@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -10,9 +11,13 @@ from pathlib import Path
 # Before the first import of jax anywhere.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Most programs run once, on small arrays: optimising them takes longer than it saves. JAX has no such setting of its
-# own that the commands which tests start would inherit, too.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most programs run once, on small arrays: optimising them takes longer than it saves. Nor do they need the emitters by
+# way of MLIR, which take three times as long as those before them; jaxlib 0.11 dropped the choice. JAX has no such
+# settings of its own that the commands which tests start would inherit, too.
+_flags = "--xla_backend_optimization_level=0"
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    _flags += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _flags)
 # For all workers and for the commands that tests start, which compile the same again and again; gone at the end. The
 # first process to come here makes it and the others inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -208,12 +208,15 @@ def test_who_asks_jax_for_tf32_gets_it():
 TOLERANCE = 1e-4
 # As users have it, whatever the environment of the tests says.
 OPTIMIZED = {"xla_backend_optimization_level": "3"}
+EMITTERS = {"xla_cpu_use_fusion_emitters": "true"}
 
 
 def compiled(function, *arguments):
     """What a program of the package makes of the arguments."""
-    lowered = jax.jit(function).lower(*arguments)
-    return lowered.compile(compiler_options={**compilation.compiler_options(), **OPTIMIZED})(*arguments)
+    options = {**compilation.compiler_options(), **OPTIMIZED}
+    if compilation._is_known(*EMITTERS.items()):
+        options |= EMITTERS
+    return jax.jit(function).lower(*arguments).compile(compiler_options=options)(*arguments)
 
 
 @hypothesis.given(

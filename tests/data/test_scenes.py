@@ -198,7 +198,9 @@ def test_some_scenes_are_seen_softer():
     assert np.all((texels_per_px >= 0.5) & (texels_per_px <= 1.5))
     assert np.median(texels_per_px) == pytest.approx(np.sqrt(0.5 * 1.5), abs=0.15)
     plain = draw(scene_key(0, 0), TINY)
-    jax.tree.map(np.testing.assert_array_equal, plain._replace(texels_per_px=found[0].texels_per_px), found[0])
+    # Two programs, whose last bits are the compiler's.
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=5e-5)
+    jax.tree.map(same, plain._replace(texels_per_px=found[0].texels_per_px), found[0])
     # What moves a texture moves it as far, however near it is seen.
     np.testing.assert_allclose(scenes.corner_speeds_px(found[0], soft), scenes.corner_speeds_px(plain, TINY), rtol=1e-3)
     with pytest.raises(ValueError, match=r"softest_texels_per_px is 2\.0; expected None, or more than 0 and at most"):
@@ -219,8 +221,11 @@ def test_the_more_blurred_and_the_still_of_several_clips_are_chosen():
     # Of each three the first that is still, or else the one that is blurred most.
     chosen = 3 * np.arange(2 * shares) + np.argmax(np.where(is_still, np.inf, error).reshape(-1, 3), axis=1)
     for name, values in batch.items():
-        # The last bits are the compiler's, which has batches of two sizes before it.
-        np.testing.assert_allclose(values, every[name][chosen], rtol=2e-6, atol=2e-6, err_msg=name)
+        # The last bits are the compiler's, which has batches of two sizes before it: here and there a value on the
+        # border of two levels becomes the other one.
+        values, expected = (np.asarray(x, np.float64) for x in (values, every[name][chosen]))
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1.01 / 255, err_msg=name)
+        assert np.mean(np.abs(values - expected) > 1e-4 * (1 + np.abs(expected))) < 1e-3, name
     with pytest.raises(ValueError, match="choose_from is 0; expected 1 or more"):
         scenes.batch_renderer(config, batch_size=2 * shares, mesh=mesh, choose_from=0)
 

@@ -65,7 +65,7 @@ def test_jit_and_a_batch_change_nothing():
     batch = tuple(np.stack(parts) for parts in zip(*cases))
     together = jax.jit(interpolate_frame)(*batch, 0.3)
     for found, case in zip(together, cases):
-        np.testing.assert_allclose(found, interpolate_frame(*case, 0.3), atol=1e-6)
+        np.testing.assert_allclose(found, interpolate_frame(*case, 0.3), atol=3e-6)
 
 
 def test_gradients_of_the_images():
