@@ -117,9 +117,9 @@ def test_what_is_missing_is_named(networks):
         parts.resolve(config)
 
 
-@pytest.mark.slow
-def test_a_run_from_its_networks_to_its_scores(networks, tmp_path):
-    options = [
+@pytest.fixture(scope="module")
+def options(networks):
+    return [
         "--config=configs/reblur.py:scenes,quick",
         f"--config.initial.checkpoint={networks / 'deblurgan'}",
         f"--config.initial.flow_checkpoint={networks / 'flownets'}",
@@ -134,12 +134,27 @@ def test_a_run_from_its_networks_to_its_scores(networks, tmp_path):
         "--config.evaluation.clips=2",
         "--config.evaluation.frames=4",
     ]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run("train.py", *options, f"--workdir={whole}", "--config.training.steps=4")
-    run("train.py", *options, f"--workdir={stopped}", "--config.training.steps=2")
-    run("train.py", *options, f"--workdir={stopped}", "--config.training.steps=4")
-    assert (stopped / "losses.csv").read_text() == (whole / "losses.csv").read_text()
-    jax.tree.map(np.testing.assert_array_equal, load_model(stopped)[1], load_model(whole)[1])
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """The workdir of a run of four updates."""
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    run("train.py", *options, f"--workdir={workdir}", "--config.training.steps=4")
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive  # test_adaptation has it of these losses, test_train of the command
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(options, whole, tmp_path):
+    run("train.py", *options, f"--workdir={tmp_path / 'stopped'}", "--config.training.steps=2")
+    run("train.py", *options, f"--workdir={tmp_path / 'stopped'}", "--config.training.steps=4")
+    assert (tmp_path / "stopped" / "losses.csv").read_text() == (whole / "losses.csv").read_text()
+    jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "stopped")[1], load_model(whole)[1])
+
+
+@pytest.mark.slow
+def test_a_run_from_its_networks_to_its_scores(networks, options, whole, tmp_path):
     with (whole / "validation.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["0", "2", "4"]

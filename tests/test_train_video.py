@@ -41,21 +41,28 @@ QUICK = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("recipe", "stop", "steps", "scored"),
-    [
-        pytest.param(CDVD, 2, 4, (2, 3), id="cdvd"),
-        pytest.param(SVRNN, 2, 4, range(5), id="svrnn", marks=pytest.mark.exhaustive),
-        pytest.param(
-            VDFLOW, 5, 8, range(6), id="vdflow", marks=pytest.mark.exhaustive
-        ),  # stopped in the flow branch's turn, 3 to 5
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((CDVD, 2, 4, (2, 3)), id="cdvd"),
+        pytest.param((SVRNN, 2, 4, range(5)), id="svrnn", marks=pytest.mark.exhaustive),
+        # Stopped in the flow branch's turn, 3 to 5.
+        pytest.param((VDFLOW, 5, 8, range(6)), id="vdflow", marks=pytest.mark.exhaustive),
     ],
 )
-def test_from_training_to_a_restored_video(tmp_path, recipe, stop, steps, scored):
+def trained(request, tmp_path_factory):
+    """A run's options and workdir, after which update to stop, how many there are, and the frames that are scored."""
+    recipe, stop, steps, scored = request.param
     recipe = (recipe[0], *QUICK, *recipe[1:])
-    workdir = tmp_path / "run"
+    workdir = tmp_path_factory.mktemp("trained") / "run"
     run("train.py", *recipe, f"--workdir={workdir}", f"--config.training.steps={steps}")
+    return recipe, workdir, stop, steps, scored
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive  # test_train has it of one recipe
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, trained):
+    recipe, workdir, stop, steps, _ = trained
     stopped = tmp_path / "stopped"
     gone = "--config.initial.flow_workdir=gone"
     run("train.py", *recipe, f"--workdir={stopped}", f"--config.training.steps={stop}", gone)
@@ -65,6 +72,10 @@ def test_from_training_to_a_restored_video(tmp_path, recipe, stop, steps, scored
     _, undisturbed = load_model(workdir / "checkpoints" / str(steps))
     jax.tree.map(np.testing.assert_array_equal, load_model(stopped / "checkpoints" / str(steps))[1], undisturbed)
 
+
+@pytest.mark.slow
+def test_from_training_to_a_restored_video(tmp_path, trained):
+    recipe, workdir, _, _, scored = trained
     run("evaluate.py", *recipe, f"--workdir={workdir}", f"--out={tmp_path / 'scores'}")
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert [(frame["clip"], frame["frame"]) for frame in scores["frames"]] == [
