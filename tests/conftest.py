@@ -35,8 +35,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 import hypothesis
 
-hypothesis.settings.register_profile("jax", deadline=None, max_examples=25, derandomize=True)
-hypothesis.settings.load_profile("jax")
+hypothesis.settings.register_profile("jax", deadline=None, max_examples=15, derandomize=True)
+hypothesis.settings.register_profile("all", deadline=None, max_examples=100, derandomize=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,6 +50,10 @@ def _let_compiled_programs_go():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the exhaustive tests, too, as `make test-all` does")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("all" if config.getoption("--all") else "jax")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -133,11 +133,13 @@ def test_a_run_leaves_what_deblur_takes(place):
     assert len(rows(place, "validation")) == len(scores)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place):
-    whole = run(place, tune_flow=True)
-    run(place, out="part", tune_flow=True, steps=2)
+@pytest.mark.exhaustive  # test_loop and test_train have it of the same loop
+@pytest.mark.parametrize("tune_flow", [False, True])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place, tune_flow):
+    whole = run(place, tune_flow=tune_flow)
+    run(place, out="part", tune_flow=tune_flow, steps=2)
     shutil.rmtree(place / "part" / "pictures")
-    resumed = run(place, out="part", tune_flow=True)
+    resumed = run(place, out="part", tune_flow=tune_flow)
     assert rows(place, "losses", "part") == rows(place, "losses")
     assert rows(place, "validation", "part") == rows(place, "validation")
     assert resumed == whole

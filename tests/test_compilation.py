@@ -208,7 +208,7 @@ def test_who_asks_jax_for_tf32_gets_it():
 TOLERANCE = 1e-4
 # As users have it, whatever the environment of the tests says.
 OPTIMIZED = {"xla_backend_optimization_level": "3"}
-EMITTERS = {"xla_cpu_use_fusion_emitters": "true"}
+EMITTERS = {"xla_cpu_use_fusion_emitters": "True"}
 
 
 def compiled(function, *arguments):

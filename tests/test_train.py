@@ -121,7 +121,7 @@ def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "steps"), [(2, 60), pytest.param(5, 210, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(("kills", "steps"), [(1, 60), pytest.param(5, 210, marks=pytest.mark.exhaustive)])
 def test_a_run_killed_at_any_moment_ends_like_one_never_stopped(undisturbed, environment, tmp_path, kills, steps):
     """SIGKILL, whatever is under way: starting, training, saving, validating."""
     more = f"--config.training.steps={steps}"

@@ -339,9 +339,14 @@ def test_flow_and_picture_follow_the_documented_motion():
         np.testing.assert_allclose(np.reshape(flow[frame], (-1, 2)), expected, atol=1e-4)
 
 
+@functools.cache
+def square_batch():
+    return jax.jit(scenes.render_batch, static_argnums=(0, 1, 2, 3))(3, 0, 2, SQUARE)
+
+
 @pytest.mark.parametrize("symmetry", range(8))
 def test_a_turned_batch_is_the_scene_turned(symmetry):
-    batch = jax.jit(scenes.render_batch, static_argnums=(0, 1, 2, 3))(3, 0, 2, SQUARE)
+    batch = square_batch()
     turned = scenes.turned(batch, symmetry)
     assert {name: (x.shape, x.dtype) for name, x in turned.items()} == {k: (x.shape, x.dtype) for k, x in batch.items()}
     # Where each pixel went, by the words of the docstring.

@@ -144,11 +144,12 @@ def test_streaming_equals_windows_on_their_own(count):
 @pytest.mark.parametrize(
     "options",
     [
-        {"flow": "zero", "stages": 1},
         {"flow": "zero", "stages": 3},
-        {"flow": "zero", "prior": False},
-        {"flow": "zero", "prior_box_px": 1},
         {"flow": "none"},
+        *(
+            pytest.param({"flow": "zero", **switch}, marks=pytest.mark.exhaustive)
+            for switch in ({"stages": 1}, {"prior": False}, {"prior_box_px": 1})
+        ),
     ],
     ids=str,
 )
@@ -171,7 +172,10 @@ def test_a_clip_at_once_equals_the_stream():
     np.testing.assert_allclose(restore(frames, model, variables), clip.clip(0, 1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "flow"), [((1, 1), "zero"), ((5, 7), "zero"), ((64, 66), "pwcnet")])
+@pytest.mark.parametrize(
+    ("size", "flow"),
+    [((1, 1), "zero"), ((5, 7), "zero"), pytest.param((64, 66), "pwcnet", marks=pytest.mark.exhaustive)],
+)
 def test_frames_of_any_size_come_out_whole(size, flow):
     frames = video(3, *size)
     restored = restore(frames, small(flow=flow), small_variables(flow=flow))

@@ -86,7 +86,16 @@ def windows_on_their_own(model, variables, frames):
     return np.stack([run(variables, np.stack(w)[None]).restored[0, :height, :width] for w in windows])
 
 
-@pytest.mark.parametrize("options", [{}, {"sees": "both"}, {"sees": "current"}, {"recurrence": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"sees": "both"}, marks=pytest.mark.exhaustive),
+        pytest.param({"sees": "current"}, marks=pytest.mark.exhaustive),
+        {"recurrence": "none"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("count", [1, 3])
 def test_streaming_equals_windows_on_their_own(options, count):
     model, variables, frames = small(**options), small_variables(**options), video(count)

@@ -62,7 +62,7 @@ def test_what_cannot_be_guided_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name if name == "svrnn" else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
+    "name", [name if name == "mtu2" else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
 )
 def test_every_model_has_it(name):
     model = create_model(name, **MODELS[name])
