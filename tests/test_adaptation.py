@@ -133,7 +133,7 @@ def test_a_run_leaves_what_deblur_takes(place):
     assert len(rows(place, "validation")) == len(scores)
 
 
-@pytest.mark.exhaustive  # test_loop and test_train have it of the same loop
+@pytest.mark.exhaustive  # test_train has it of the same loop
 @pytest.mark.parametrize("tune_flow", [False, True])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place, tune_flow):
     whole = run(place, tune_flow=tune_flow)

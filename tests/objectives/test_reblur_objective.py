@@ -172,7 +172,7 @@ def moved(before, after):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name if name == "dbn" else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
+    "name", [name if name == "deblurgan" else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
 )
 def test_two_steps_of_every_model_move_both_networks(name, quickly_compiled):
     objective = objective_of(name)

@@ -11,7 +11,7 @@ from parity import load_case, seeded_state_dict
 from jaxdeblur import create_model
 from jaxdeblur.interop import from_torch
 from jaxdeblur.interop.svrnn import table
-from jaxdeblur.models import initial_variables
+from jaxdeblur.models import example_inputs, initial_variables
 from jaxdeblur.objectives.svrnn import SVRNNObjective, warp_or_black
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.state import init_state
@@ -162,25 +162,32 @@ def test_every_variant_is_trained(options):
             assert np.any(gradient), jax.tree_util.keystr(path)
 
 
+def zero_params(model):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))["params"]
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+
 def test_the_two_directions_share_a_term():
     """A network that sees both neighbours is charged for both; here nothing moves and nothing differs but one."""
     model = create_model("svrnn", **SIZE, sees="both")
     objective = SVRNNObjective(model)
-    params = jax.tree.map(jnp.zeros_like, initial_variables(jax.random.key(0), model)["params"])
+    params = zero_params(model)
     windows = np.zeros((1, 3, 64, 64, 3), np.float32)
     windows[:, 0] = 0.5
     prepared = {"windows": jnp.asarray(windows), "sharp": jnp.zeros((1, 64, 64, 3))}
-    terms = objective.terms(params, prepared)
+    terms = jax.jit(objective.terms)(params, prepared)
     for level in range(2, 7):
         np.testing.assert_allclose(terms[f"flow_{level}"], 0.25 * 3 * (64 / 2**level) ** 2 / 2, rtol=1e-6)
 
 
 def test_released_down_sampling_shifts_the_grids():
     model = create_model("svrnn", **SIZE)
-    params = jax.tree.map(jnp.zeros_like, initial_variables(jax.random.key(0), model)["params"])
+    params = zero_params(model)
     ramp = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32)[None, None, None, :, None], (1, 2, 64, 64, 3))
     prepared = {"windows": jnp.asarray(ramp), "sharp": jnp.asarray(ramp[:, 0])}
-    area, released = (SVRNNObjective(model, downsampling=kind).terms(params, prepared) for kind in ("area", "released"))
+    area, released = (
+        jax.jit(SVRNNObjective(model, downsampling=kind).terms)(params, prepared) for kind in ("area", "released")
+    )
     for level in range(2, 7):
         assert area[f"flow_{level}"] < 1e-6
     # At a quarter: tents sit at 63 / 15 j, means at 4 j + 1.5, in sixty-thirds of the ramp's range.
