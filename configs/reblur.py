@@ -123,7 +123,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training.passes = 0 if mode == "quick" else 200  # over the unlabelled frames; 0: as many updates as steps
     config.training.steps = 200
     config.training.microbatches = 1
-    config.training.loss_scale = 1.0  # with model.compute_dtype float16: where it begins, such as 1024.0
+    config.training.loss_scale = 1.0  # with model.compute_dtype float16 it moves, from 1024.0 or another number above 1
     config.training.ema_decay = placeholder(float)
     config.training.log_every = 10
     config.training.checkpoint_every = 100

@@ -93,7 +93,7 @@ from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, ReblurObjective, 
 from jaxdeblur.objectives.svrnn import SVRNNObjective
 from jaxdeblur.objectives.turns import Turns
 from jaxdeblur.objectives.vdflow import VDFlowObjective, branches
-from jaxdeblur.training.loss_scale import LossScale
+from jaxdeblur.training.loss_scale import FIRST, LossScale
 from jaxdeblur.training.optimizers import make_optimizer, make_schedule
 from jaxdeblur.training.plateau import Plateau
 from jaxdeblur.training.sharding import make_mesh, replicate, shard_batch
@@ -309,10 +309,12 @@ def build_plateau(config: ConfigDict) -> Plateau | None:
 
 
 def build_loss_scale(config: ConfigDict) -> float | LossScale:
-    """`training.loss_scale`, which in float16 is where it begins."""
+    """`training.loss_scale`; in float16 where it begins, which is 1024 unless more than 1 is asked for."""
     scale = config.training.loss_scale
     parts = (config.model, config.get("flow_net", {}))
-    return LossScale(scale) if any(part.get("compute_dtype") == "float16" for part in parts) else scale
+    if not any(part.get("compute_dtype") == "float16" for part in parts):
+        return scale
+    return LossScale(FIRST if scale == 1.0 else scale)
 
 
 def load_frozen(config: ConfigDict) -> dict[str, PyTree]:
@@ -1029,12 +1031,12 @@ def check_scored_run(saved: dict[str, Any], config: ConfigDict, given: Collectio
         was = list(was) if isinstance(was, tuple) else was
         if was != new[path]:
             differ.append(f"{path}: {was!r} -> {new[path]!r}")
-            way_out.append(f"--config.{path}={was}")
+            # What scoring does not read need not be given at all, and not every checkpoint has a value for it.
+            way_out.append(f"give --config.{path}={was}" if section == "model" else f"leave out --config.{path}")
     if differ:
         raise ValueError(
             f"{'; '.join(differ)}: these fields are not the checkpoint's, and scoring takes them from it or does not "
-            f"read them; set them to the checkpoint's values, as {way_out[0]} does, or train a run of this "
-            "configuration"
+            f"read them: {', '.join(way_out)}, or train a run of this configuration"
         )
 
 

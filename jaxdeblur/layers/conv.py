@@ -24,7 +24,8 @@ def product_precision(dtype: Any) -> jax.lax.Precision | None:
     """How products of values of that type are to be computed: of float32 values, as float32 ones.
 
     Left to themselves, NVIDIA GPUs round the factors to TF32 and TPUs to bfloat16. Whoever wants that speed asks JAX
-    for it (`JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32`, or `jax.default_matmul_precision`), and is obeyed here.
+    for it (`JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32` or `bfloat16`, or `jax.default_matmul_precision`), and is
+    obeyed here.
     Narrower types are multiplied as they are.
     """
     config: Any = jax.config  # of whose options type checkers know nothing

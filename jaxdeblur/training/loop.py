@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdeblur.checkpoint import Checkpoints
-from jaxdeblur.training.loss_scale import LEAST as LEAST_SCALE
+from jaxdeblur.training.loss_scale import HOPELESS
 from jaxdeblur.training.records import Records
 from jaxdeblur.training.state import TrainState, from_items, to_items
 from jaxdeblur.types import Batch, PyTree
@@ -180,7 +180,7 @@ def _finite_rows(pending: list[dict[str, jax.Array]], step: int, updates_per_bat
         scale = host.pop("loss_scale", None)
         skipped = host.pop("skipped", np.zeros(updates_per_batch)) > 0
         bad = {name: ~np.isfinite(values) for name, values in host.items()}
-        fatal = np.any([*bad.values()], axis=0) & ~skipped if scale is None else skipped & (scale < LEAST_SCALE)
+        fatal = np.any([*bad.values()], axis=0) & ~skipped if scale is None else skipped & (scale < HOPELESS)
         if fatal.any():
             at = int(np.flatnonzero(fatal)[0])
             names = ", ".join(sorted(name for name, where in bad.items() if where[at])) or "what a frame hands on"

@@ -8,8 +8,12 @@ import jax.numpy as jnp
 
 from jaxdeblur.types import PyTree
 
+FIRST = 1024.0
+"""Where a scale begins unless told otherwise."""
 LEAST = 1.0
-"""Below this it is not the scale that overflows."""
+"""A scale begins no lower: it is there to make gradients larger."""
+HOPELESS = 2.0**-4
+"""Below this it is not the scale that overflows, nor a bad batch or two met at the least scale."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class LossScale:
         }
 
 
-def loss_scale_of(*networks: Any, initial: float = 1024.0) -> float | LossScale:
+def loss_scale_of(*networks: Any, initial: float = FIRST) -> float | LossScale:
     """What networks need that are trained: 1, or where one computes in float16 a scale that follows, from `initial`."""
     kinds = {getattr(getattr(network, "config", None), "compute_dtype", "float32") for network in networks}
     return LossScale(initial) if "float16" in kinds else 1.0

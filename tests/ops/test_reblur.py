@@ -145,6 +145,13 @@ def test_the_table_forms_equal_the_plain_loop(form, exposure):
     np.testing.assert_allclose(run(image, flow_next, flow_prev, form=form, exposure=exposure), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in TABLE_FORMS])
+def test_reading_along_a_part_of_a_flow_is_reading_along_a_shorter_one(form):
+    image, flow_next, flow_prev = picture()
+    expected = run(image, 0.44 * flow_next, 0.44 * flow_prev, form=form)
+    np.testing.assert_allclose(run(image, flow_next, flow_prev, form=form, exposure=0.44), expected, atol=1e-5)
+
+
 def test_the_path_is_near_the_exact_segment_on_a_photograph():
     """16 reads of each segment, flows of up to 16 px: 65 dB or more."""
     demo = Path(__file__).parents[2] / "demo" / "dog_forest.mp4"

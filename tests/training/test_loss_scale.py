@@ -167,13 +167,13 @@ def test_a_run_logs_what_it_leaves_out_and_goes_on_with_its_scale(tmp_path, caps
     assert (tmp_path / "parts" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
 
 
-def test_a_run_whose_scale_falls_below_one_ends_by_name_and_step(tmp_path):
+def test_a_run_that_overflows_at_any_scale_ends_by_name_and_step(tmp_path):
     with pytest.raises(
         loop.NonFiniteLossError,
-        match=r"^gradient_norm_total, loss_total is not finite at step 4, down to a loss scale of 1; the last",
+        match=r"^gradient_norm_total, loss_total is not finite at step 8, down to a loss scale of 0.0625; the last",
     ):
         run(tmp_path, steps=20, initial=8.0, value=math.inf)
-    assert not (tmp_path / "checkpoints" / "4").exists()
+    assert not (tmp_path / "checkpoints" / "8").exists()
 
 
 def test_a_run_from_before_the_scale_was_kept_goes_on(tmp_path):

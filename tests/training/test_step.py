@@ -45,3 +45,13 @@ def test_every_part_of_a_batch_draws_anew(microbatches):
     assert len(set(drawn)) == microbatches
     np.testing.assert_allclose(metrics["drawn"], [np.mean(drawn)], rtol=1e-6)
     np.testing.assert_allclose(state.params["a"], 1 - np.mean(drawn), rtol=1e-5)
+
+
+def test_the_moving_average_keeps_the_decays_share_of_what_it_was():
+    optimizers = {"total": optax.sgd(1.0)}
+    step = make_train_step(Draws(), optimizers, ema_decay=0.9)
+    state = init_state(jax.random.key(3), {"params": {"a": jnp.ones(())}}, optimizers, ema=True)
+    with jax.numpy_dtype_promotion("standard"):
+        state, metrics = step(state, {"sharp": jnp.zeros((4, 1))}, {})
+    np.testing.assert_allclose(state.params["a"], 1 - metrics["drawn"][0], rtol=1e-6)
+    np.testing.assert_allclose(state.ema["a"], 0.9 + 0.1 * (1 - metrics["drawn"][0]), rtol=1e-6)
