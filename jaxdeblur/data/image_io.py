@@ -30,6 +30,7 @@ from av.video.reformatter import Interpolation
 from PIL import GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from jaxdeblur.data import image_metadata
+from jaxdeblur.data.animation import png_animation, webp_animation
 from jaxdeblur.data.image_metadata import NO_METADATA, ImageMetadata
 
 StrPath = str | os.PathLike[str]
@@ -287,15 +288,15 @@ def refuse_unheld(image: ImageFile, suffix: str, name: str) -> None:
         raise ValueError(f"{name}: a {suffix} file cannot hold {image.bits}-bit {what}; use .png or .tif instead")
 
 
-def refuse_unheld_pages(pages: int, image: ImageFile, suffix: str, name: str) -> None:
-    """ValueError if a file of that suffix holds no such number of such pages."""
+def refuse_unheld_pages(pages: int, image: ImageFile, suffix: str, name: str, way_out: str) -> None:
+    """ValueError, with a way out, if a file of that suffix holds no such number of such pages."""
     kind = image_kind(suffix, name)
     holds_animations = kind in (_PNG, _WEBP)
     is_animation = image.metadata.duration_ms is not None
     if pages > 1 and kind != _TIFF and not (holds_animations and is_animation):
-        raise ValueError(f"{name}: a {suffix} file cannot hold {pages} pages; name a folder, or a .tif")
+        raise ValueError(f"{name}: a {suffix} file cannot hold {pages} pages; {way_out}")
     if pages > 1 and kind == _PNG and image.bits > 8:
-        raise ValueError(f"{name}: an animated {suffix} of {image.bits} bits is not written; name a .tif")
+        raise ValueError(f"{name}: an animated {suffix} of {image.bits} bits is not written; {way_out}")
     if kind == _TIFF and pages * (image.rgb.nbytes + image.rgb.nbytes // 3) > _MOST_TIFF_BYTES:
         raise ValueError(f"{name}: would take more than the 4 GiB that a TIFF holds; split it into several")
 
@@ -313,22 +314,25 @@ def write_pages(path: StrPath, pages: Iterator[ImageFile]) -> None:
         if kind == _TIFF:
             _write_tiff(stream, pages)
             return
-        first = next(pages)
-        durations_ms = [first.metadata.duration_ms or 0]
+        stream.write(_encode_animation(list(pages), kind))
 
-        def others() -> Iterator[Image.Image]:
-            for page in pages:
-                durations_ms.append(page.metadata.duration_ms or 0)
-                yield _to_pillow(page)
 
-        # All of them, since Pillow asks for the durations first.
-        images = list(others())
-        options: dict[str, Any] = {"save_all": True, "append_images": images, "duration": durations_ms, "loop": 0}
-        if first.metadata.icc_profile:
-            options["icc_profile"] = first.metadata.icc_profile
-        if kind == _WEBP:
-            options |= {"lossless": True, "exact": True}
-        _to_pillow(first).save(stream, "PNG" if kind == _PNG else "WEBP", **options)
+def _encode_animation(pages: list[ImageFile], kind: str) -> bytes:
+    metadata, size_px = pages[0].metadata, pages[0].rgb.shape[:2]
+    durations_ms = [page.metadata.duration_ms or 0 for page in pages]
+    loop = metadata.loop or 0
+    if kind == _WEBP:
+        exif = image_metadata.with_resolution(metadata.exif, metadata.dpi)
+        pictures = [encode_image(dataclasses.replace(page, metadata=NO_METADATA), ".webp", "a page") for page in pages]
+        return webp_animation(pictures, durations_ms, size_px, loop=loop, icc_profile=metadata.icc_profile, exif=exif)
+    is_grey, has_alpha = all(page.is_grey for page in pages), any(page.alpha is not None for page in pages)
+    opaque = np.full(size_px, 255, np.uint8)
+    pictures = []
+    for page in pages:
+        alpha = opaque if has_alpha and page.alpha is None else page.alpha
+        alike = dataclasses.replace(page, alpha=alpha, is_grey=is_grey, metadata=NO_METADATA)
+        pictures.append(encode_image(alike, ".png", "a page"))
+    return image_metadata.into_png(png_animation(pictures, durations_ms, size_px, loop=loop), metadata)
 
 
 @contextlib.contextmanager

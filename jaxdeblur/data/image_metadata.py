@@ -38,12 +38,14 @@ class ImageMetadata:
         dpi: pixels an inch, across and down; None where the file does not tell.
         exif: TIFF structure of date, camera, place and the like, whose orientation is upright; None for none.
         duration_ms: of a frame of an animation.
+        loop: how often an animation is shown, 0 for ever; None of anything else.
     """
 
     icc_profile: bytes | None = None
     dpi: tuple[float, float] | None = None
     exif: bytes | None = None
     duration_ms: int | None = None
+    loop: int | None = None
 
 
 NO_METADATA = ImageMetadata()
@@ -129,7 +131,7 @@ def with_exif_prefix(exif: bytes) -> bytes:
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(type, content) of a PNG's chunks but those of pixels, as far as they are whole."""
-    for kind, begin, end in _png_places(data):
+    for kind, begin, end in png_places(data):
         if kind != b"IDAT":
             yield kind, data[begin + 8 : end - 4]
 
@@ -148,14 +150,14 @@ def png_header_chunks(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 def without_metadata(data: bytes) -> bytes:
     """A PNG's bytes without what of it is read here, in which damage does no harm to the pixels."""
-    places = list(_png_places(data))
+    places = list(png_places(data))
     if not any(kind in _PNG_METADATA for kind, _, _ in places):
         return data
     rest = data[places[-1][2] :]  # as much of it as there is, that a cut is still one
     return data[:8] + b"".join(data[begin:end] for kind, begin, end in places if kind not in _PNG_METADATA) + rest
 
 
-def _png_places(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_places(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Type, begin and end of a PNG's chunks."""
     begin = 8
     while begin + 12 <= len(data):
@@ -182,18 +184,18 @@ def into_png(data: bytes, metadata: ImageMetadata) -> bytes:
     """A PNG's bytes with the metadata in it."""
     chunks = b""
     if metadata.icc_profile:
-        chunks += _png_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile))
+        chunks += png_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile))
     if metadata.dpi:
         across, down = (round(value / _METRES_PER_INCH) for value in metadata.dpi)
-        chunks += _png_chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
+        chunks += png_chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if metadata.exif:
-        chunks += _png_chunk(b"eXIf", metadata.exif)
+        chunks += png_chunk(b"eXIf", metadata.exif)
     data = without_metadata(data)  # FFmpeg's encoder has its own idea of a resolution
     behind_header = 8 + 12 + 13
     return data[:behind_header] + chunks + data[behind_header:]
 
 
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
+def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
@@ -214,7 +216,8 @@ def of_pillow(image: Any, exif: Image.Exif) -> ImageMetadata:
     """Of an image that Pillow has read, and its EXIF: as it lies in the file, without EXIF."""
     dpi = _dpi(*image.info["dpi"]) if "dpi" in image.info else _dpi_of_tags(exif)
     duration_ms = image.info.get("duration")
-    return ImageMetadata(image.info.get("icc_profile"), dpi, None, None if duration_ms is None else round(duration_ms))
+    duration_ms = None if duration_ms is None else round(duration_ms)
+    return ImageMetadata(image.info.get("icc_profile"), dpi, None, duration_ms, image.info.get("loop"))
 
 
 def of_tiff(directory: Mapping[int, Any]) -> ImageMetadata:

@@ -136,8 +136,9 @@ def prepare(
             if packed:
                 pack_video_folder(staging)
             os.replace(staging / _STAGED_RECORD, staging / RECORD_FILE)
-            os.replace(staging, out)
-            (out / ".lock").unlink()
+        # Windows moves no folder in which a file is open, as the lock is.
+        (staging / ".lock").unlink(missing_ok=True)
+        os.replace(staging, out)
     return found
 
 

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
@@ -18,6 +18,9 @@ _MOST_FAILURES = 100
 # Pictures are at most so many places away from where their packets are.
 _MOST_REORDERED = 16
 
+# Steps of equal length, away from all damage, that show a rate to be constant.
+_EQUAL_STEPS = 8
+
 _EBML_ID, _SEGMENT_ID = 0x1A45DFA3, 0x18538067
 
 
@@ -29,7 +32,10 @@ class Damage:
         read: that could be decoded.
         repeated: that could not, and show their neighbour at their own time.
         concealed: of those read, damaged in parts, which FFmpeg's decoder filled in.
-        lost: that the file should have and has not; the times of the others are as they were.
+        lost: that the file should have and has not, where their number is known; the times of the others are as they
+            were.
+        is_cut: the file is shorter than it should be.
+        may_have_lost: some may be missing, but in a video of variable rate nobody can tell.
         reason: FFmpeg's word for it.
         promised: how many frames the file says it has, 0 where it does not.
     """
@@ -38,11 +44,13 @@ class Damage:
     repeated: int = 0
     concealed: int = 0
     lost: int = 0
+    is_cut: bool = False
+    may_have_lost: bool = False
     reason: str = ""
     promised: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.repeated or self.concealed or self.lost)
+        return bool(self.repeated or self.concealed or self.lost or self.is_cut or self.may_have_lost)
 
     def __str__(self) -> str:
         promised = f" of {self.promised}" if self.promised else ""
@@ -53,6 +61,7 @@ class Damage:
             "lost": self.lost,
         }
         counts = "".join(f"; {fault}: {count}" for fault, count in faults.items() if count)
+        counts += "; some may be lost" if self.may_have_lost else ""
         return f"truncated or damaged video{why}: {self.read}{promised} frames were readable{counts}"
 
 
@@ -94,7 +103,7 @@ class RepairingDecoder:
 
     Args:
         path: the name of the file, for messages.
-        damage: gets `lost`, `reason` and `promised`; whoever iterates counts the rest.
+        damage: gets all but `read`, `repeated` and `concealed`, which whoever iterates counts.
         is_strict: the first damage is an error, raised once the pictures before it have come.
         is_whole: the container stands at its beginning: what is missing at either end can be told.
 
@@ -115,13 +124,16 @@ class RepairingDecoder:
         self._is_vp8 = stream.codec_context.codec.canonical_name == "vp8"
         self._waiting: set[int] = set()  # times of packets whose pictures have not come
         self._bad: list[int | None] = []  # times of packets that could not be decoded, since the last picture
-        self._is_cut = False
         self._is_doubtful = False  # something was incomplete since the last picture
-        self._gaps: list[tuple[int, int]] = []  # number of the picture after each, and of those that would fill it
+        kind = container.format.name
+        self._is_mp4, self._is_avi, self._is_matroska = "mp4" in kind, "avi" in kind, "matroska" in kind
+        self._recent: deque[int] = deque()  # how many pictures would fill the gap before each of the last ones
         self._doubtful_until = -1
+        self._missing_near_damage = self._equal_steps = self._unequal_steps = 0
         self._last: Any = None
         self._last_pts: int | None = None
         self._step = 0
+        self._last_dts = -1
         self._packets = self._given = 0
         damage.promised = stream.frames
 
@@ -135,7 +147,7 @@ class RepairingDecoder:
                 yield from self._in_its_place(frame)
         yield from self._missing_before(None)
         self._count_lost()
-        if self._is_strict and (self._bad or self._damage.lost):
+        if self._is_strict and (self._bad or self._damage):
             promised = f" of {self._damage.promised}" if self._damage.promised else ""
             raise ValueError(
                 f"{self._path}: truncated or damaged video: {self._given}{promised} frames were readable, then "
@@ -153,7 +165,7 @@ class RepairingDecoder:
             incomplete = packet if packet.is_corrupt else None
             if incomplete is None:
                 yield packet
-        self._is_cut = incomplete is not None
+        self._damage.is_cut = incomplete is not None
 
     def _note(self, error: av.FFmpegError) -> None:
         self._damage.reason = error.strerror or str(error)
@@ -161,6 +173,9 @@ class RepairingDecoder:
 
     def _decoded(self, packet: Any) -> Iterator[Shown]:
         self._packets += 1
+        self._last_dts = self._last_dts if packet.dts is None else packet.dts
+        if self._is_avi and self._last_dts >= self._packets:  # the times and the header count empty packets as well
+            self._damage.promised = 0
         # VP8 has packets of pictures that only others refer to; edit lists leave out pictures that others need.
         is_shown = not packet.is_discard and not (self._is_vp8 and not bytes(packet)[0] & 0x10)
         if is_shown and packet.pts is not None:
@@ -200,16 +215,26 @@ class RepairingDecoder:
 
     def _note_gap(self, gap: int, is_doubtful: bool) -> None:
         """Pictures that are missing with their packets are known by a gap in time, near something else that is damaged:
-        pictures come in another order than their packets, so that it may be some pictures before or behind."""
-        if self._step and gap > 1.5 * self._step:
-            self._gaps.append((self._given, round(gap / self._step) - 1))
+        pictures come in another order than their packets, so that it may be some pictures before or behind.
+
+        They are counted where the steps are equal everywhere else.
+        """
+        if self._is_mp4 or self._is_avi:  # where a packet has its place, whatever becomes of others
+            return
+        reordered = _MOST_REORDERED if self._stream.codec_context.has_b_frames else 1
+        self._recent.append(round(gap / self._step) - 1 if self._step and gap > 1.5 * self._step else 0)
         if is_doubtful:
-            self._doubtful_until = self._given + _MOST_REORDERED
+            self._doubtful_until = self._given + reordered
         if self._given <= self._doubtful_until:
-            near = [missing for number, missing in self._gaps if number >= self._given - _MOST_REORDERED]
-            self._damage.lost += sum(near)
-            self._gaps.clear()
-        self._gaps = self._gaps[-_MOST_REORDERED:]
+            self._missing_near_damage += sum(self._recent)
+            self._recent.clear()
+        elif len(self._recent) > reordered:
+            is_unequal = self._recent.popleft() > 0
+            self._unequal_steps += is_unequal
+            self._equal_steps += not is_unequal
+        is_constant = not self._unequal_steps and self._equal_steps >= _EQUAL_STEPS
+        self._damage.lost = self._missing_near_damage if is_constant else 0
+        self._damage.may_have_lost = self._missing_near_damage > 0 and not is_constant
 
     def _missing_before(self, frame: Any) -> Iterator[Shown]:
         """Of the pictures that should have come before this one, or the end, their neighbour."""
@@ -237,31 +262,37 @@ class RepairingDecoder:
         """What should have come behind the last packet."""
         if not self._is_whole:
             return
-        kind = self._container.format.name
-        promised = self._stream.frames
-        if "mp4" in kind:  # lists all its packets in its header
-            promised = len(self._stream.index_entries) or promised
-            lost = promised - self._packets
-        elif "avi" in kind and promised:
-            lost = promised - self._packets
-        elif "matroska" in kind and _is_cut_matroska(self._path):
-            lost = max(1, self._frames_to_the_end())
-        else:
-            lost = 0
-        lost = max(lost, int(self._is_cut))
-        if lost > 0:
-            self._damage.lost += lost
-            self._damage.reason = self._damage.reason or (
-                "an incomplete packet" if self._is_cut else "the file is cut short"
-            )
+        damage = self._damage
+        listed = sum(entry.size > 0 for entry in self._stream.index_entries)  # an empty one shows nothing
+        if self._is_mp4:  # lists all its packets in its header
+            damage.lost = max(0, (listed or self._stream.frames) - self._packets)
+            damage.is_cut |= damage.lost > 0
+        elif self._is_avi and _is_cut_avi(self._path):
+            damage.lost = max(0, damage.promised - self._packets)
+            damage.is_cut |= self._stream.frames > self._last_dts + 1
+        elif self._is_avi:
+            damage.lost = max(0, listed - self._packets)
+        elif self._is_matroska:
+            damage.is_cut |= _is_cut_matroska(self._path)
+        if damage.is_cut:
+            damage.reason = ", ".join(filter(None, [damage.reason, "the file is cut short"]))
+        elif damage.lost or damage.may_have_lost:
+            damage.reason = damage.reason or "packets are missing"
 
-    def _frames_to_the_end(self) -> int:
-        duration_us = self._container.duration
-        rate = self._stream.average_rate
-        if not duration_us or not rate or self._last_pts is None:
-            return 0
-        left_s = Fraction(duration_us, av.time_base) - self._last_pts * self._stream.time_base
-        return int(left_s * rate + Fraction(1, 2)) - 1
+
+def _is_cut_avi(path: str) -> bool:
+    """Whether an AVI is shorter than the headers of its parts say, of which a long one has several."""
+    if not os.path.isfile(path):
+        return False
+    at, size_bytes = 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while at < size_bytes:
+            file.seek(at)
+            head = file.read(8)
+            if head[:4] != b"RIFF":
+                return False
+            at += 8 + int.from_bytes(head[4:8], "little")
+    return at > size_bytes
 
 
 def _is_cut_matroska(path: str) -> bool:

@@ -153,7 +153,9 @@ def _refuse_unheld(pictures: Pictures, path: Path, many: int) -> None:
         refuse_unheld(first if holds(first, target.suffix) else _of_8_bits(first), target.suffix, os.fspath(target))
         if not holds(first, target.suffix):
             logging.warning("%s: a %s file holds 8 of the 16 bits of %s", target, target.suffix, path)
-    refuse_unheld_pages(many, first, target.suffix, os.fspath(target))
+    image = first if many == 1 else read_image(path, 0)
+    way_out = "name a folder, or a .tif" if pictures.is_file else f"rename {path} to .tif"
+    refuse_unheld_pages(many, image, target.suffix, os.fspath(target), way_out)
 
 
 def _of_8_bits(image: ImageFile) -> ImageFile:

@@ -1,5 +1,6 @@
 """Pictures come upright and keep what they say of themselves; Pillow is the judge of what was written."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -220,3 +221,45 @@ def test_animations_come_and_go_frame_by_frame(tmp_path, suffix):
             page = read_image(tmp_path / name, number)
             np.testing.assert_array_equal(page.rgb, frame)
             assert page.metadata.duration_ms == durations_ms[number]
+
+
+@pytest.mark.parametrize("loop", [0, 3])
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "grey", "clear"])
+def test_animations_keep_equal_frames_and_what_they_say(tmp_path, suffix, kind, loop):
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (2, 12, 14, 3), np.uint8)
+    masks = generator.integers(0, 256, (2, 12, 14), np.uint8) * (kind != "clear")
+    colours = np.repeat(colours[..., :1], 3, -1) if kind == "grey" else colours
+    order, durations_ms = (0, 0, 0, 1, 1, 0), [50, 60, 70, 80, 90, 100]
+    frames = [ImageFile(colours[i], masks[i] if kind in ("RGBA", "clear") else None, kind == "grey") for i in order]
+    metadata = ImageMetadata(SRGB, (300.0, 150.0), exif(1).removeprefix(b"Exif\0\0"), None, loop)
+    pages = [dataclasses.replace(metadata, duration_ms=duration_ms) for duration_ms in durations_ms]
+    path = tmp_path / f"a{suffix}"
+    write_pages(path, (dataclasses.replace(frame, metadata=page) for frame, page in zip(frames, pages)))
+    assert count_pages(path) == len(order)
+    for number, frame in enumerate(frames):
+        again = read_image(path, number)
+        np.testing.assert_array_equal(again.rgb, frame.rgb)
+        assert again.is_grey == (kind == "grey" and suffix == ".png")
+        if kind in ("RGBA", "clear"):
+            np.testing.assert_array_equal(again.alpha, frame.alpha)
+        assert (again.metadata.duration_ms, again.metadata.loop) == (durations_ms[number], loop)
+    first = read_image(path, 0).metadata
+    assert first.icc_profile == SRGB
+    np.testing.assert_allclose(first.dpi, (300, 150), atol=0.02)
+    with Image.open(path) as image:
+        assert image.getexif()[ExifTags.Base.Make] == "Maker"
+
+
+def test_frames_of_an_animation_with_and_without_alpha_or_colour(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (3, 8, 9, 3), np.uint8)
+    colours[0] = colours[0, ..., :1]
+    frames = [ImageFile(colours[0], None, True), ImageFile(colours[1], colours[1, ..., 0]), ImageFile(colours[2])]
+    metadata = ImageMetadata(duration_ms=100_000)  # longer than 16 bits of milliseconds
+    write_pages(tmp_path / "a.png", (dataclasses.replace(frame, metadata=metadata) for frame in frames))
+    for number, frame in enumerate(frames):
+        again = read_image(tmp_path / "a.png", number)
+        np.testing.assert_array_equal(again.rgb, frame.rgb)
+        np.testing.assert_array_equal(again.alpha, 255 if frame.alpha is None else frame.alpha)
+        assert again.metadata.duration_ms == 100_000

@@ -1,5 +1,7 @@
 """One run at a time, whatever became of the last, and nobody else's files are touched."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -42,3 +44,20 @@ def test_other_files_are_neither_followed_nor_emptied(tmp_path):
             pass
     assert (tmp_path / "mine").read_text() == "mine"
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch, caplog, code):
+    """And nothing is left that would keep the next run away."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in range(2):
+        with lock(tmp_path / "lock"), lock(tmp_path / "lock"):
+            assert not any(path.stat().st_size for path in tmp_path.iterdir())
+    assert (
+        caplog.messages[0] == f"{tmp_path}: this file system has no locks; let no other run write here at the same time"
+    )

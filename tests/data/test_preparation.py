@@ -13,6 +13,7 @@ from jaxdeblur.data import preparation, sources
 from jaxdeblur.data.clips import WindowSpec
 from jaxdeblur.data.datasets import DATASETS
 from jaxdeblur.data.flow_pairs import index_flying_chairs, index_sintel, read_flow_pair
+from jaxdeblur.data.locks import lock
 from jaxdeblur.data.pack import find_packed, only_writer
 from jaxdeblur.data.preparation import prepare, read_record, verify
 from jaxdeblur.data.sources import open_source
@@ -237,6 +238,24 @@ def test_two_runs_do_not_write_one_folder(gopro, tmp_path):
     with only_writer(staging), pytest.raises(BlockingIOError, match="another run is writing into this folder"):
         prepare(MINI_GOPRO, [gopro], tmp_path / "out")
     prepare(MINI_GOPRO, [gopro], tmp_path / "out")
+
+
+def test_nothing_is_open_in_the_folder_when_it_gets_its_name(gopro, tmp_path, monkeypatch):
+    """Windows would not move it."""
+    replace = os.replace
+
+    def replace_if_free(source, target):
+        if Path(source).is_dir():
+            with lock(Path(source) / ".lock"):
+                pass
+            (Path(source) / ".lock").unlink(missing_ok=True)
+        replace(source, target)
+
+    monkeypatch.setattr(preparation.os, "replace", replace_if_free)
+    prepare(MINI_GOPRO, [gopro], tmp_path / "out", splits=["test"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert verify(MINI_GOPRO, [tmp_path / "out"]).faults == []
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_the_folder_one_stands_in_is_not_exchanged(gopro, tmp_path, monkeypatch):

@@ -12,6 +12,10 @@ from jaxdeblur.data.video_io import Cut, VideoReader
 COUNT = 20
 
 
+WITH_GAPS = [0, 1, 2, 5, 6, 7, 9, 10, 11, 12, 13, 14, 18, 19, 20, 21, 22, 23, 24, 27]
+"""Times of a recording that skipped pictures."""
+
+
 def noisy_frames(count=COUNT):
     """So that every picture has something in its packet."""
     noise = np.random.default_rng(0).integers(-20, 21, (count, 64, 96, 3))
@@ -165,11 +169,11 @@ def test_a_video_that_is_cut_short_gives_what_is_there(tmp_path, caplog, name, o
     frames, damage = read(path)
     assert len(frames) == damage.read == 12
     assert {time for time, _ in frames} <= set(times)
-    # Matroska's length need not count the last picture's.
-    assert damage.lost in ((COUNT - 12, COUNT - 13) if name == "a.mkv" else (COUNT - 12,))
-    assert damage.repeated == 0
+    # Matroska does not say how many pictures there were.
+    assert (damage.repeated, damage.lost) == (0, 0 if name == "a.mkv" else COUNT - 12)
     (line,) = [line for line in caplog.messages if "damaged video" in line]
-    assert f"lost: {damage.lost}" in line
+    assert "the file is cut short" in line
+    assert ("lost: 8" in line) == (name != "a.mkv")
     with pytest.raises(ValueError, match=r"truncated or damaged video: 12 .*frames were readable, then"):
         read(path, strict=True)
 
@@ -180,11 +184,80 @@ def test_whole_videos_have_no_damage(tmp_path):
         ("a.ts", {"audio_s": 0.8}),
         ("a.webm", {"codec": "libvpx-vp9"}),
         ("a.mp4", {"audio_s": 2}),
+        ("a.avi", {"codec": "mpeg4", "pts": WITH_GAPS}),
+        ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p", "audio_s": 1, "pts": WITH_GAPS}),
+        ("a.avi", {"options": {"bf": "2"}, "pts": WITH_GAPS}),
+        ("a.mkv", {"pts": WITH_GAPS}),
+        ("a.mp4", {"pts": WITH_GAPS}),
     ]:
         path = tmp_path / name
         write_video_file(path, noisy_frames(), time_base=Fraction(1, 25), **options)
         frames, damage = read(path, strict=True)
         assert (len(frames), damage.read, bool(damage)) == (COUNT, COUNT, False)
+
+
+@pytest.mark.parametrize("options", [{"codec": "mpeg4"}, {"options": {"bf": "2"}}], ids=["mpeg4", "h264"])
+def test_a_cut_avi_with_gaps_tells_no_number(tmp_path, caplog, options):
+    path = tmp_path / "a.avi"
+    write_video_file(path, noisy_frames(), time_base=Fraction(1, 25), pts=WITH_GAPS, **options)
+    content, packets = path.read_bytes(), packets_of(path)
+    path.write_bytes(content[:-30])  # of the index, behind all pictures
+    assert bool(read(path, strict=True)[1]) is False
+    path.write_bytes(content[: packets[12][0] + 4])
+    frames, damage = read(path)
+    assert (len(frames), damage.read, damage.lost, damage.is_cut) == (12, 12, 0, True)
+    assert "(the file is cut short): 12 frames were readable" in caplog.messages[-1]
+    with pytest.raises(ValueError, match="12 frames were readable, then the file is cut short"):
+        read(path, strict=True)
+
+
+def test_a_packet_that_an_avi_lists_is_missed(tmp_path):
+    path = tmp_path / "a.avi"
+    write_video_file(path, noisy_frames(), codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 25))
+    begin = packets_of(path)[7][0] - 8
+    content = path.read_bytes()
+    path.write_bytes(content[:begin] + bytes(8) + content[begin + 8 :])
+    frames, damage = read(path)
+    assert (len(frames), damage.read, damage.repeated, damage.lost) == (COUNT - 1, COUNT - 1, 0, 1)
+
+
+@pytest.mark.parametrize("sound_s", [0, 2])
+def test_a_matroska_file_without_its_end_has_lost_no_picture(tmp_path, caplog, sound_s):
+    path = tmp_path / "a.mkv"
+    write_video_file(path, noisy_frames(), time_base=Fraction(1, 25), audio_s=sound_s)
+    path.write_bytes(path.read_bytes()[:-10])
+    frames, damage = read(path)
+    assert (len(frames), damage.read, damage.repeated, damage.lost) == (COUNT, COUNT, 0, 0)
+    assert bool(damage)
+    assert caplog.messages[-1].endswith("(the file is cut short): 20 frames were readable")
+    with pytest.raises(ValueError, match="20 frames were readable, then the file is cut short"):
+        read(path, strict=True)
+
+
+@pytest.mark.parametrize("bad", [3, 20, 38])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mkv", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ("a.mkv", {"options": {"bf": "0", "g": "10"}}),
+        ("a.mkv", {"options": {"bf": "2", "g": "10"}}),
+        ("a.mp4", {"options": {"bf": "2", "g": "10"}}),
+        ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ("a.flv", {"codec": "flv"}),
+    ],
+    ids=["mjpeg", "h264", "h264-b", "mp4", "avi", "flv"],
+)
+def test_gaps_of_a_variable_rate_are_no_lost_pictures(tmp_path, name, options, bad):
+    path = tmp_path / name
+    steps = np.random.default_rng(1).choice([1, 1, 1, 2], 40)
+    pts = (np.cumsum(steps) - steps[0]).tolist()
+    write_video_file(path, noisy_frames(40), time_base=Fraction(1, 25), pts=pts, **options)
+    times = time_stamps_s(path)
+    spoil(path, [bad])
+    frames, damage = read(path)
+    assert [time for time, _ in frames] == times
+    assert (damage.read + damage.repeated, damage.lost) == (40, 0)
+    assert damage.repeated >= 1
 
 
 @pytest.mark.parametrize("first", [40, 200])

@@ -256,11 +256,41 @@ def test_all_pages_of_a_tiff_are_restored(tmp_path, identity, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("still", ["0.png", "z.tif", "z.webp"])
+def test_animations_beside_other_pictures_of_a_folder(tmp_path, identity, monkeypatch, capsys, suffix, still):
+    (tmp_path / "in").mkdir()
+    first, *others = (Image.fromarray(rgb(number)) for number in range(3))
+    options = {"lossless": True} if suffix == ".webp" else {}
+    first.save(tmp_path / "in" / f"a{suffix}", save_all=True, append_images=others, duration=40, **options)
+    write_image(tmp_path / "in" / still, ImageFile(rgb(5)))
+    assert run(tmp_path, capsys, "in", "out", monkeypatch=monkeypatch)[0] == 0
+    assert count_pages(tmp_path / "out" / f"a{suffix}") == 3
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / f"a{suffix}", 2).rgb, rgb(2))
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / still).rgb, rgb(5))
+
+
+def test_pages_that_a_file_of_a_folder_cannot_hold(tmp_path, identity, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    first, *others = (Image.fromarray(rgb(number)) for number in range(3))
+    first.save(tmp_path / "in" / "0.png", save_all=True, append_images=others, duration=40)
+    first.save(tmp_path / "in" / "a.png", "TIFF", save_all=True, append_images=others)
+    code, errors = run(tmp_path, capsys, "in", "out", monkeypatch=monkeypatch)
+    assert code == 2
+    assert "a.png: a .png file cannot hold 3 pages; rename in/a.png to .tif" in errors
+    (tmp_path / "in" / "a.png").rename(tmp_path / "in" / "a.tif")
+    assert run(tmp_path, capsys, "in", "out", monkeypatch=monkeypatch)[0] == 0
+    assert count_pages(tmp_path / "out" / "a.tif") == 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
 def test_animations_stay_animations(tmp_path, identity, monkeypatch, capsys, suffix):
     first, *others = (Image.fromarray(rgb(number)) for number in range(3))
     options = {"lossless": True} if suffix == ".webp" else {}
-    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=others, duration=[40, 80, 120], **options)
+    options |= {"duration": [40, 80, 120], "loop": 3}
+    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=others, **options)
     assert run(tmp_path, capsys, f"a{suffix}", f"b{suffix}", monkeypatch=monkeypatch)[0] == 0
+    with Image.open(tmp_path / f"b{suffix}") as image:
+        assert image.info["loop"] == 3
     for number in range(3):
         page = read_image(tmp_path / f"b{suffix}", number)
         np.testing.assert_array_equal(page.rgb, rgb(number))
