@@ -30,7 +30,7 @@ from jaxdeblur.data.video_writer import (
 from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.restoration.gate import Gate
-from jaxdeblur.restoration.jobs import refuse_existing, refuse_overlap, refuse_used_folders
+from jaxdeblur.restoration.jobs import naming_strict, refuse_existing, refuse_overlap, refuse_used_folders
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.restoration.memory import plan, with_precision
 from jaxdeblur.restoration.pictures import Pictures, plan_pictures
@@ -52,6 +52,7 @@ _FRAMES, _EXPLAINED = "frames", "explained"
 """Folders in the journal's."""
 
 
+@naming_strict()
 def deblur_video(
     source: StrPath,
     target: StrPath,
@@ -128,6 +129,7 @@ def deblur_video(
             "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
             **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
             **choose,
+            "strict": strict or None,
         }
         with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
             if journal.complete is not None:

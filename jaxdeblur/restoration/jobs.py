@@ -1,15 +1,16 @@
 """Which file becomes which, and whatever of it can be refused before a network is loaded: nothing here imports JAX."""
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pictures_of_gif, fitting_name
 from jaxdeblur.data.video_folder import is_image, list_images
-from jaxdeblur.data.video_io import Cut, VideoFormat, VideoReader, open_input
+from jaxdeblur.data.video_io import Cut, DamagedVideoError, VideoFormat, VideoReader, open_input
 from jaxdeblur.data.video_writer import (
     VIDEO_SUFFIXES,
     choose_encoding,
@@ -207,6 +208,16 @@ def check_jobs(
             _check_source(job, cut, codec, crf, lossless, strict)
 
 
+@contextlib.contextmanager
+def naming_strict() -> Iterator[None]:
+    """Errors that only --strict makes such say so."""
+    try:
+        yield
+    except DamagedVideoError as error:
+        raise DamagedVideoError(f"{error}; leave out --strict to restore the rest") from error
+
+
+@naming_strict()
 def _check_source(job: Job, cut: Cut | None, codec: str | None, crf: int | None, lossless: bool, strict: bool) -> None:
     """That it can be read and the targets hold it."""
     if not job.is_video:

@@ -48,7 +48,9 @@ def test_the_program_restores_what_is_there(tmp_path, capsys, caplog, checkpoint
     times = damaged(source)
     command = ["deblur", str(source), str(target), "--checkpoint=/"]
     assert cli.main([*command, "--strict"]) == 1
-    assert "in.mp4: truncated or damaged video" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "in.mp4: truncated or damaged video" in errors
+    assert "leave out --strict to restore the rest" in errors
     assert os.listdir(tmp_path) == ["in.mp4"]
     assert cli.main(command) == 0
     assert f"out.mp4: {COUNT} frames" in capsys.readouterr().out
@@ -71,6 +73,34 @@ def test_a_resumed_run_gives_the_same_bytes(tmp_path, monkeypatch, suffix):
         assert deblur_video(source, target, Echo(), {}, save_every_s=0.0) == COUNT
         results.append(target.read_bytes())
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_strict_is_another_task(tmp_path, monkeypatch, first):
+    """What was restored without it may hold damage, and is not lost for it."""
+    monkeypatch.setattr(video_writer, "SEGMENT_FRAMES", 4)
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    damaged(source, numbers=(17,))
+
+    def run(**options):
+        return deblur_video(source, target, Echo(), {}, save_every_s=0.0, **options)
+
+    with pytest.raises(StoppedError):
+        run(strict=first, progress=stopping_at(10))
+    with pytest.raises(ValueError, match=r"\(8 frames done\), but of another task: strict was"):
+        run(strict=not first)
+    began = []
+    if first:
+        with pytest.raises(ValueError, match="damaged video.*; leave out --strict to restore the rest$"):
+            run(strict=True)
+    assert run(progress=lambda done, total: began.append(done)) == COUNT
+    assert began[0] == (1 if first else 9)
+
+
+def test_damage_of_the_first_frame_is_found_before_a_network_is_loaded(tmp_path, capsys):
+    damaged(tmp_path / "in.mp4", numbers=(0,))
+    assert cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--strict"]) == 2
+    assert "leave out --strict to restore the rest" in capsys.readouterr().err
 
 
 def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path):
