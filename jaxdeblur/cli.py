@@ -422,7 +422,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         if not jobs:
             print("nothing to do: everything is there already")
             return
-    check_jobs(jobs, overwrite=arguments.overwrite, crf=arguments.crf, **of_videos)
+    check_jobs(jobs, overwrite=arguments.overwrite, restart=arguments.restart, crf=arguments.crf, **of_videos)
     _refuse_missing_checkpoint(arguments.checkpoint)
     of_all = {
         "crf": arguments.crf,

@@ -30,7 +30,7 @@ from jaxdeblur.data.video_writer import (
 from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.restoration.gate import Gate
-from jaxdeblur.restoration.jobs import naming_strict, refuse_existing, refuse_overlap, refuse_used_folders
+from jaxdeblur.restoration.jobs import naming_strict, refuse_existing, refuse_overlap, refuse_taken
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.restoration.memory import plan, with_precision
 from jaxdeblur.restoration.pictures import Pictures, plan_pictures
@@ -131,11 +131,12 @@ def deblur_video(
             **choose,
             "strict": strict or None,
         }
+        if restart:  # before it forgets what there is
+            refuse_taken((target, compare), (explain,), overwrite=overwrite)
         with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
             if journal.complete is not None:
                 return _move_all(journal, _places(outputs, explain), overwrite)
-            refuse_existing(target, compare, overwrite=overwrite)
-            refuse_used_folders(explain)
+            refuse_taken((target, compare), (explain,), overwrite=overwrite)
             writers = _writers(outputs, form, journal, {"restored": source}, reader.cut)
             model, tiling = _planned(
                 source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
@@ -244,16 +245,18 @@ def _deblur_pictures(
         **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
         "crf": crf,
     }
+    new_file, new_folder = (target, None) if pictures.is_file else (None, target)
     places = _places(outputs, explain, {os.path.join(_FRAMES, pictures.result).rstrip(os.sep): target})
 
     def first_frames(count: int) -> list[np.ndarray]:
         return [image.rgb for image in itertools.islice(pictures.frames(), count)]
 
+    if restart:  # before it forgets what there is
+        refuse_taken((compare, new_file), (new_folder, explain), overwrite=overwrite)
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
         if journal.complete is not None:
             return _move_all(journal, places, overwrite)
-        refuse_existing(compare, target if pictures.is_file else None, overwrite=overwrite)
-        refuse_used_folders(None if pictures.is_file else target, explain)
+        refuse_taken((compare, new_file), (new_folder, explain), overwrite=overwrite)
         writers = _writers(outputs, form, journal)
         model, tiling = _planned(
             source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
@@ -334,7 +337,13 @@ def _task(
     do_no_harm: bool,
     memory_bytes: int | None,
 ) -> dict[str, Any]:
-    """For the journal, what determines the result of a video and of a folder alike."""
+    """For the journal, what determines the result of a video and of a folder alike.
+
+    Raises:
+        ValueError: some of it does not go together.
+    """
+    if explain is not None and memory_bytes is not None:
+        raise ValueError("--explain makes its pictures of whole frames, whatever they take; leave out --memory")
     return {
         "model": repr(model),
         "weights": fingerprint(variables),
@@ -363,8 +372,6 @@ def _planned(
 ) -> tuple[Any, Tiling | None]:
     """The network as it is to compute, and its tiles, None for whole frames: as planned when the job began."""
     if explain is not None:
-        if memory_bytes is not None:
-            raise ValueError("--explain makes its pictures of whole frames, whatever they take; leave out --memory")
         return model, None
 
     def find() -> dict[str, Any]:
