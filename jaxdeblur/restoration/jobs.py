@@ -204,7 +204,8 @@ def check_jobs(
             if path is not None:
                 is_file = path is job.compare or (path is job.target and job.target_is_file)
                 _refuse_unwritable(path, is_file=is_file, in_new_folder=several)
-    _refuse_places_taken([job for job in jobs if restart or not _is_begun(job)], overwrite=overwrite)
+    fresh = [job for job in jobs if restart or not _is_begun(job)]
+    _refuse_places_taken(fresh, overwrite=overwrite, skip_helps=several and not overwrite)
     if not several:
         for job in jobs:
             _check_source(job, cut, codec, crf, lossless, strict)
@@ -245,11 +246,21 @@ def refuse_timeless_gif(source: Path) -> None:
         )
 
 
-def _refuse_places_taken(jobs: Sequence[Job], *, overwrite: bool) -> None:
-    """FileExistsError if something is where their results belong."""
+def _refuse_places_taken(jobs: Sequence[Job], *, overwrite: bool, skip_helps: bool) -> None:
+    """FileExistsError if something is where their results belong.
+
+    Args:
+        skip_helps: jobs whose target is there could be left out.
+    """
     files = [path for job in jobs for path in (job.target if job.target_is_file else None, job.compare)]
     folders = [path for job in jobs for path in (None if job.target_is_file else job.target, job.explain)]
-    refuse_taken(files, folders, overwrite=overwrite)
+    try:
+        refuse_taken(files, folders, overwrite=overwrite)
+    except FileExistsError as error:
+        left = [job for job in jobs if not job.target.exists()]
+        if not skip_helps or any(os.path.lexists(path) for job in left for path in (job.target, job.compare) if path):
+            raise
+        raise FileExistsError(f"{error}, or leave what is there with --skip-existing") from error
 
 
 def _is_begun(job: Job) -> bool:

@@ -91,7 +91,7 @@ def test_strict_is_another_task(tmp_path, monkeypatch, first):
         run(strict=not first)
     began = []
     if first:
-        with pytest.raises(ValueError, match="damaged video.*; leave out --strict to restore the rest$"):
+        with pytest.raises(ValueError, match=r"damaged video.*; leave out --strict to restore the rest$"):
             run(strict=True)
     assert run(progress=lambda done, total: began.append(done)) == COUNT
     assert began[0] == (1 if first else 9)

@@ -172,7 +172,7 @@ def test_a_restart_that_is_refused_loses_nothing(tmp_path, short_segments, kind,
     elif taken != "memory":
         place.mkdir()
         (place / "mine").touch()
-    with pytest.raises((FileExistsError, ValueError), match="exists|leave out --memory"):
+    with pytest.raises((FileExistsError, ValueError), match=r"exists|leave out --memory"):
         run(restart=True, memory_bytes=2**30 if taken == "memory" else None)
     if taken != "memory":
         shutil.rmtree(place) if place.is_dir() else place.unlink()
