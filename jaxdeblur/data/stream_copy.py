@@ -442,7 +442,7 @@ class CopyPlanner:
             elif known.kind == "audio":
                 tee = self._suffix == ".mkv" and not self._has_chapters  # which "tee" does not hand on
                 ladder += [(Way.COPY, True)] * tee + [(Way.ENCODE, False)]
-            elif known.kind == "subtitle":
+            elif known.is_text:
                 ladder.append((Way.TEXT, False))
             ways[index] = Way.LEAVE
             for way, tee in ladder:
@@ -523,9 +523,11 @@ class _Known:
     family: str
     name: str = dataclasses.field(compare=False)
     is_time_code: bool = dataclasses.field(default=False, compare=False)
+    is_text: bool = dataclasses.field(default=False, compare=False)  # of subtitles; others are pictures
 
     @classmethod
     def of(cls, stream: Any) -> "_Known":
+        context = None
         if stream.type in ("data", "attachment"):
             name = stream.name
         else:  # what FFmpeg cannot decode has no codec context
@@ -533,7 +535,8 @@ class _Known:
             name = None if context is None else context.codec.canonical_name
         is_time_code = stream.type == "data" and name is None and "timecode" in stream.metadata
         family = "mp3" if name in ("mp1", "mp2") else name  # MP4 has one name for all three, and so has the decoder
-        return cls(stream.type, family or _UNKNOWN, name or _UNKNOWN, is_time_code)
+        is_text = context is not None and context.codec.text_sub
+        return cls(stream.type, family or _UNKNOWN, name or _UNKNOWN, is_time_code, is_text)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -246,7 +246,7 @@ class VideoWriter:
         encoding: see `choose_encoding`.
         streams_from: a file whose sound, subtitles, data, further pictures, attachments and chapters are copied, None
             for a silent video. Memory holds a few seconds of them at most. Of what the container cannot hold, sound is
-            encoded anew, subtitles become plain text, and the rest is left out, each with a warning.
+            encoded anew, subtitles of text become plain text, and the rest is left out, each with a warning.
         cut: the part of that file that is wanted.
         segments_done: whole segments that the folder has from before; what comes is the frames after them.
         frames_a_segment: None is `segment_frames(format)`.

@@ -292,15 +292,18 @@ def test_subtitles_come_along(tmp_path, suffix, codec, payload):
         assert b"of text" in spoken[1]
 
 
-def test_pictures_for_subtitles_are_left_out_where_nothing_takes_them(tmp_path, caplog):
+@pytest.mark.parametrize("codec", ["hdmv_pgs_subtitle", "dvb_subtitle"])
+def test_pictures_for_subtitles_are_left_out_where_nothing_takes_them(tmp_path, caplog, codec):
     source = tmp_path / "in.mkv"
-    write_subtitles(
-        source, "hdmv_pgs_subtitle", b"\x16\x00\x0b\x00\x30\x00\x20\x10\x00\x01\x80\x00\x00\x00\x80\x00\x00"
-    )
+    write_subtitles(source, codec, b"\x16\x00\x0b\x00\x30\x00\x20\x10\x00\x01\x80\x00\x00\x00\x80\x00\x00")
     assert restore(source, tmp_path / "out.mkv") == 10
     assert "cannot hold" not in caplog.text
-    assert restore(source, tmp_path / "out.mp4") == 10
-    assert "cannot hold the subtitle stream 1" in caplog.text
+    for suffix in (".mp4", ".mov", ".webm"):
+        caplog.clear()
+        assert restore(source, tmp_path / f"out{suffix}") == 10
+        assert f"cannot hold the subtitle stream 1 of {source} ({codec}), which is left out" in caplog.text
+        with av.open(str(tmp_path / f"out{suffix}")) as container:
+            assert not container.streams.subtitles
 
 
 # --- Metadata ---
