@@ -85,6 +85,33 @@ class CopyPlan:
     through_tee: bool = False
 
 
+@dataclasses.dataclass
+class Losses:
+    """What did not come into the new file, being damaged, in packets of the source.
+
+    Attributes:
+        silenced: sound that could not be decoded; silence takes its place.
+        unread: subtitles that could not be decoded.
+        refused: others that the container did not take.
+    """
+
+    silenced: int = 0
+    unread: int = 0
+    refused: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.refused or self.silenced or self.unread)
+
+    def __str__(self) -> str:
+        faults = {
+            "packets of sound that become silence": self.silenced,
+            "subtitles left out": self.unread,
+            "other packets left out": self.refused,
+        }
+        counts = "".join(f"; {fault}: {count}" for fault, count in faults.items() if count)
+        return f"damaged beside the pictures{counts}"
+
+
 def open_output(path: Path, suffix: str, plan: CopyPlan) -> Any:
     """FFmpeg's container to write, of the kind that belongs to `suffix`."""
     # Without what differs from run to run: a program's name, random numbers of streams.
@@ -120,7 +147,7 @@ class StreamCopy:
         self._suffix = suffix
         self._cut = Cut().of_file(self._input) if cut is None else cut
         self._next: Any = None
-        self._refused = 0
+        self._losses = Losses()
         self._brought: dict[int, _Copied | _EncodedSound | _PlainText] = {}
         try:
             for index, way in plan.ways.items():
@@ -147,7 +174,7 @@ class StreamCopy:
             self._container.add_attachment(name, kind, bytes(stream.data))
             return
         kinds: dict[Way, Any] = {Way.COPY: _Copied, Way.ENCODE: _EncodedSound, Way.TEXT: _PlainText}
-        brought = kinds[way](stream, self._container, self._suffix)
+        brought = kinds[way](stream, self._container, self._suffix, self._losses)
         brought.stream.metadata.update(_tags_for(stream, self._suffix))
         brought.stream.disposition = stream.disposition
         self._brought[stream.index] = brought
@@ -162,12 +189,12 @@ class StreamCopy:
             self._mux(self._next)
             self._next = None
 
-    def finish(self) -> int:
-        """All that is left. Returns how many packets the container did not take, being damaged."""
+    def finish(self) -> Losses:
+        """All that is left. Returns what was lost of the whole."""
         self.copy_until(math.inf)
         for brought in self._brought.values():
             self._container.mux(brought.rest())
-        return self._refused
+        return self._losses
 
     def copy_sample(self) -> set[int]:
         """Some packets from where the copy begins. Returns the indices of the streams that had any."""
@@ -182,8 +209,8 @@ class StreamCopy:
             self._mux(packet)
         for brought in self._brought.values():
             self._container.mux(brought.rest())
-        if self._refused:
-            raise ValueError(f"{self._refused} packets were refused")
+        if self._losses.refused:
+            raise ValueError(f"{self._losses.refused} packets were refused")
         return seen
 
     def _mux(self, packet: Any) -> None:
@@ -191,7 +218,7 @@ class StreamCopy:
             try:
                 self._container.mux(brought)
             except av.InvalidDataError:
-                self._refused += 1
+                self._losses.refused += 1
 
     def close(self) -> None:
         self._input.close()
@@ -200,7 +227,7 @@ class StreamCopy:
 class _Copied:
     """A stream as it is."""
 
-    def __init__(self, stream: Any, container: Any, suffix: str) -> None:
+    def __init__(self, stream: Any, container: Any, suffix: str, losses: Losses) -> None:
         self.stream = container.add_stream_from_template(stream, opaque=True)
 
     def packets(self, packet: Any) -> list[Any]:
@@ -214,7 +241,8 @@ class _Copied:
 class _EncodedSound:
     """Sound as AAC, in WebM as Opus; gaps become silence, so that it stays in step."""
 
-    def __init__(self, stream: Any, container: Any, suffix: str) -> None:
+    def __init__(self, stream: Any, container: Any, suffix: str, losses: Losses) -> None:
+        self._losses = losses
         source = stream.codec_context
         self._decoder = source
         is_opus = suffix == ".webm"
@@ -238,7 +266,9 @@ class _EncodedSound:
         try:
             frames = self._decoder.decode(packet)
         except av.FFmpegError:
-            return []  # silence takes its place
+            # After a cut, some decoders wait for a packet that needs none before it.
+            self._losses.silenced += packet.is_keyframe or self._next_sample is not None
+            return []
         return [encoded for frame in frames for encoded in self._encoded(frame)]
 
     def rest(self) -> list[Any]:
@@ -311,7 +341,8 @@ class _PlainText:
 
     _UNIT_S = Fraction(1, 1000)
 
-    def __init__(self, stream: Any, container: Any, suffix: str) -> None:
+    def __init__(self, stream: Any, container: Any, suffix: str, losses: Losses) -> None:
+        self._losses = losses
         self._decoder = stream.codec_context
         self._is_mov_text = suffix not in MATROSKA
         if self._is_mov_text:
@@ -327,6 +358,7 @@ class _PlainText:
         try:
             lines = [line.dialogue for line in self._decoder.decode(packet) if hasattr(line, "dialogue")]
         except (av.FFmpegError, ValueError):
+            self._losses.unread += 1
             return []
         text = re.sub(rb"\{\\[^}]*\}", b"", b"\n".join(lines)).replace(b"\\n", b"\n").replace(b"\\h", b" ").strip()
         if not text:

@@ -89,7 +89,8 @@ def deblur_video(
         explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
         codec, crf, lossless: see `data.video_writer.choose_encoding`.
         cut: the part that is wanted.
-        strict: damage of the source is an error; see `data.video_io.VideoReader` for what it is otherwise.
+        strict: damage of the source is an error; see `data.video_io.VideoReader` and, for what is beside the pictures,
+            `data.video_writer.VideoWriter` for what it is otherwise.
         do_no_harm: leave frames that are sharp already as they are, see `restoration.gate`.
         memory_bytes: what may be taken, None for what is free: large frames are restored in tiles, see
             `restoration.memory`. Not with `explain`, whose pictures are of whole frames.
@@ -137,7 +138,7 @@ def deblur_video(
             if journal.complete is not None:
                 return _move_all(journal, _places(outputs, explain), overwrite)
             refuse_taken((target, compare), (explain,), overwrite=overwrite)
-            writers = _writers(outputs, form, journal, {"restored": source}, reader.cut)
+            writers = _writers(outputs, form, journal, {"restored": source}, reader.cut, strict)
             model, tiling = _planned(
                 source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
             )
@@ -310,6 +311,7 @@ def _writers(
     journal: Journal,
     streams_from: dict[str, Path] | None = None,
     cut: Cut | None = None,
+    strict: bool = False,
 ) -> dict[str, VideoWriter]:
     """Of every output, such that it goes on where the journal is; segments of all of them end together."""
     frames_a_segment = segment_frames(form)
@@ -321,6 +323,7 @@ def _writers(
             output.encoding,
             streams_from=(streams_from or {}).get(name),
             cut=cut,
+            strict=strict,
             segments_done=_frames_done(journal) // frames_a_segment,
             frames_a_segment=frames_a_segment,
             stem=name,

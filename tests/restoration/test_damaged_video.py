@@ -17,7 +17,7 @@ from tiny_video import smooth_frames, sound_packets, time_stamps_s, write_video_
 from video_summary import summary
 
 from jaxdeblur import cli
-from jaxdeblur.data import video_writer
+from jaxdeblur.data import stream_copy, video_writer
 from jaxdeblur.restoration.files import deblur_video
 
 COUNT = 24
@@ -103,7 +103,8 @@ def test_damage_of_the_first_frame_is_found_before_a_network_is_loaded(tmp_path,
     assert "leave out --strict to restore the rest" in capsys.readouterr().err
 
 
-def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path):
+@pytest.fixture
+def with_gaps(tmp_path):
     """A transport stream of which packets are missing in the middle."""
     source = tmp_path / "in.ts"
     write_video_file(source, smooth_frames(50, 64, 96), time_base=Fraction(1, 25), audio_s=2)
@@ -111,9 +112,23 @@ def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path):
     for gap in (31, 60, 83):
         content = content[: 188 * gap] + content[188 * (gap + 3) :]
     source.write_bytes(content)
+    return source
+
+
+def test_packets_of_sound_that_cannot_be_copied_are_counted(tmp_path, caplog, monkeypatch, with_gaps):
+    """Behind those that show what the container takes."""
+    monkeypatch.setattr(stream_copy, "_SAMPLE_PACKETS", 20)
+    with pytest.raises(ValueError, match=r"in\.ts: damaged beside the pictures; other packets left out: 1; leave out"):
+        deblur_video(with_gaps, tmp_path / "out.mp4", IdentityModel(), {}, strict=True)
+    assert os.listdir(tmp_path) == ["in.ts"]
+    deblur_video(with_gaps, tmp_path / "out.mp4", IdentityModel(), {})
+    assert "out.mp4: damaged beside the pictures; other packets left out: 1" in caplog.text
+
+
+def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path, with_gaps):
     for suffix in (".mp4", ".mov", ".mkv"):
         target = tmp_path / f"out{suffix}"
-        frames = deblur_video(source, target, IdentityModel(), {})
+        frames = deblur_video(with_gaps, target, IdentityModel(), {})
         assert frames > 30
         assert len(summary(target)["frames"]) == frames
 
