@@ -33,6 +33,9 @@ _SAMPLE_PACKETS = 400
 # Of gaps in sound that is encoded anew, those between are filled with silence; longer ones stay.
 _LEAST_GAP_S, _MOST_SILENCE_S = 0.1, 10.0
 
+# A line of MP4's own subtitles is no longer: its length is written in two bytes.
+_MOST_TEXT_BYTES = 65535
+
 _AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
@@ -87,20 +90,26 @@ class CopyPlan:
 
 @dataclasses.dataclass
 class Losses:
-    """What did not come into the new file, being damaged, in packets of the source.
+    """What did not come into the new file, in packets of the source.
 
     Attributes:
         silenced: sound that could not be decoded; silence takes its place.
         unread: subtitles that could not be decoded.
         refused: others that the container did not take.
+        shortened: subtitles that are longer than the container's may be, which is no damage.
     """
 
     silenced: int = 0
     unread: int = 0
     refused: int = 0
+    shortened: int = 0
+
+    @property
+    def are_damage(self) -> bool:
+        return bool(self.silenced or self.unread or self.refused)
 
     def __bool__(self) -> bool:
-        return bool(self.refused or self.silenced or self.unread)
+        return self.are_damage or bool(self.shortened)
 
     def __str__(self) -> str:
         faults = {
@@ -108,8 +117,10 @@ class Losses:
             "subtitles left out": self.unread,
             "other packets left out": self.refused,
         }
-        counts = "".join(f"; {fault}: {count}" for fault, count in faults.items() if count)
-        return f"damaged beside the pictures{counts}"
+        counts = [f"{fault}: {count}" for fault, count in faults.items() if count]
+        damage = ["; ".join(["damaged beside the pictures", *counts])] if counts else []
+        too_long = [f"subtitles cut to {_MOST_TEXT_BYTES} bytes: {self.shortened}"] if self.shortened else []
+        return "; ".join([*damage, *too_long])
 
 
 def open_output(path: Path, suffix: str, plan: CopyPlan) -> Any:
@@ -363,7 +374,12 @@ class _PlainText:
         text = re.sub(rb"\{\\[^}]*\}", b"", b"\n".join(lines)).replace(b"\\n", b"\n").replace(b"\\h", b" ").strip()
         if not text:
             return []
-        written = av.Packet(len(text).to_bytes(2, "big") + text if self._is_mov_text else text)
+        if self._is_mov_text:
+            if len(text) > _MOST_TEXT_BYTES:
+                self._losses.shortened += 1
+                text = text[:_MOST_TEXT_BYTES].decode(errors="ignore").encode()  # of the last character all or nothing
+            text = len(text).to_bytes(2, "big") + text
+        written = av.Packet(text)
         written.pts = written.dts = round(packet.pts * packet.time_base / self._UNIT_S)
         written.duration = max(1, round((packet.duration or 0) * packet.time_base / self._UNIT_S))
         written.time_base, written.stream, written.is_keyframe = self._UNIT_S, self.stream, True

@@ -428,7 +428,7 @@ class VideoWriter:
                     losses = copy.finish()
         finally:
             probe.unlink(missing_ok=True)
-        if losses:
+        if losses.are_damage:
             raise DamagedVideoError(f"{os.fspath(self._streams_from)}: {losses}")
 
     def _try_encoder(self) -> None:

@@ -318,6 +318,19 @@ def test_subtitles_come_along(tmp_path, suffix, codec, payload):
         assert b"of text" in spoken[1]
 
 
+@pytest.mark.parametrize(("text", "kept"), [("x" * 65535, 65535), ("x" * 70000, 65535), ("ä" * 40000, 65534)])
+def test_a_long_subtitle_is_cut_at_a_whole_character(tmp_path, caplog, text, kept):
+    source = tmp_path / "in.mkv"
+    write_subtitles(source, "subrip", text.encode())
+    for suffix, most in ((".mp4", kept), (".mov", kept), (".webm", len(text.encode()))):
+        caplog.clear()
+        assert restore(source, tmp_path / f"out{suffix}", strict=True) == 10
+        with av.open(str(tmp_path / f"out{suffix}")) as container:
+            line = next(bytes(packet) for packet in container.demux(subtitles=0) if packet.size > 2)
+        assert line.removeprefix(most.to_bytes(2, "big") if suffix != ".webm" else b"") == text.encode()[:most]
+        assert ("subtitles cut to 65535 bytes: 1" in caplog.text) == (most < len(text.encode()))
+
+
 def test_subtitles_of_another_encoding_are_counted(tmp_path, caplog):
     source, target = tmp_path / "in.mkv", tmp_path / "out.mp4"
     write_subtitles(source, "subrip", "déjà vu".encode("latin-1"))
