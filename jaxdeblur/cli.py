@@ -138,8 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     deblur = commands.add_parser(
         "deblur",
         help="restore videos or folders of frames",
-        epilog="Stopped or killed, the same command goes on where it was. Exit codes: 0 for all well, 2 for input that "
-        "cannot be used, 1 for a failure after work had begun or of some of several files, 130 after Ctrl-C.",
+        epilog="Stopped or killed, the same command goes on where it was; of several files, with --skip-existing for "
+        "those that are done. Exit codes: 0 for all well, 2 for input that cannot be used, 1 for a failure after work "
+        "had begun or of some of several files, 130 after Ctrl-C.",
     )
     deblur.add_argument(
         "paths",
@@ -422,7 +423,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         if not jobs:
             print("nothing to do: everything is there already")
             return
-    check_jobs(jobs, overwrite=arguments.overwrite, crf=arguments.crf, **of_videos)
+    check_jobs(jobs, overwrite=arguments.overwrite, restart=arguments.restart, crf=arguments.crf, **of_videos)
     _refuse_missing_checkpoint(arguments.checkpoint)
     of_all = {
         "crf": arguments.crf,

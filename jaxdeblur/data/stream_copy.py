@@ -33,6 +33,9 @@ _SAMPLE_PACKETS = 400
 # Of gaps in sound that is encoded anew, those between are filled with silence; longer ones stay.
 _LEAST_GAP_S, _MOST_SILENCE_S = 0.1, 10.0
 
+# A line of MP4's own subtitles is no longer: its length is written in two bytes.
+_MOST_TEXT_BYTES = 65535
+
 _AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
@@ -85,6 +88,41 @@ class CopyPlan:
     through_tee: bool = False
 
 
+@dataclasses.dataclass
+class Losses:
+    """What did not come into the new file, in packets of the source.
+
+    Attributes:
+        silenced: sound that could not be decoded; silence takes its place.
+        unread: subtitles that could not be decoded.
+        refused: others that the container did not take.
+        shortened: subtitles that are longer than the container's may be, which is no damage.
+    """
+
+    silenced: int = 0
+    unread: int = 0
+    refused: int = 0
+    shortened: int = 0
+
+    @property
+    def are_damage(self) -> bool:
+        return bool(self.silenced or self.unread or self.refused)
+
+    def __bool__(self) -> bool:
+        return self.are_damage or bool(self.shortened)
+
+    def __str__(self) -> str:
+        faults = {
+            "packets of sound that become silence": self.silenced,
+            "subtitles left out": self.unread,
+            "other packets left out": self.refused,
+        }
+        counts = [f"{fault}: {count}" for fault, count in faults.items() if count]
+        damage = ["; ".join(["damaged beside the pictures", *counts])] if counts else []
+        too_long = [f"subtitles cut to {_MOST_TEXT_BYTES} bytes: {self.shortened}"] if self.shortened else []
+        return "; ".join([*damage, *too_long])
+
+
 def open_output(path: Path, suffix: str, plan: CopyPlan) -> Any:
     """FFmpeg's container to write, of the kind that belongs to `suffix`."""
     # Without what differs from run to run: a program's name, random numbers of streams.
@@ -120,7 +158,7 @@ class StreamCopy:
         self._suffix = suffix
         self._cut = Cut().of_file(self._input) if cut is None else cut
         self._next: Any = None
-        self._refused = 0
+        self._losses = Losses()
         self._brought: dict[int, _Copied | _EncodedSound | _PlainText] = {}
         try:
             for index, way in plan.ways.items():
@@ -147,7 +185,7 @@ class StreamCopy:
             self._container.add_attachment(name, kind, bytes(stream.data))
             return
         kinds: dict[Way, Any] = {Way.COPY: _Copied, Way.ENCODE: _EncodedSound, Way.TEXT: _PlainText}
-        brought = kinds[way](stream, self._container, self._suffix)
+        brought = kinds[way](stream, self._container, self._suffix, self._losses)
         brought.stream.metadata.update(_tags_for(stream, self._suffix))
         brought.stream.disposition = stream.disposition
         self._brought[stream.index] = brought
@@ -162,12 +200,12 @@ class StreamCopy:
             self._mux(self._next)
             self._next = None
 
-    def finish(self) -> int:
-        """All that is left. Returns how many packets the container did not take, being damaged."""
+    def finish(self) -> Losses:
+        """All that is left. Returns what was lost of the whole."""
         self.copy_until(math.inf)
         for brought in self._brought.values():
             self._container.mux(brought.rest())
-        return self._refused
+        return self._losses
 
     def copy_sample(self) -> set[int]:
         """Some packets from where the copy begins. Returns the indices of the streams that had any."""
@@ -182,8 +220,8 @@ class StreamCopy:
             self._mux(packet)
         for brought in self._brought.values():
             self._container.mux(brought.rest())
-        if self._refused:
-            raise ValueError(f"{self._refused} packets were refused")
+        if self._losses.refused:
+            raise ValueError(f"{self._losses.refused} packets were refused")
         return seen
 
     def _mux(self, packet: Any) -> None:
@@ -191,7 +229,7 @@ class StreamCopy:
             try:
                 self._container.mux(brought)
             except av.InvalidDataError:
-                self._refused += 1
+                self._losses.refused += 1
 
     def close(self) -> None:
         self._input.close()
@@ -200,7 +238,7 @@ class StreamCopy:
 class _Copied:
     """A stream as it is."""
 
-    def __init__(self, stream: Any, container: Any, suffix: str) -> None:
+    def __init__(self, stream: Any, container: Any, suffix: str, losses: Losses) -> None:
         self.stream = container.add_stream_from_template(stream, opaque=True)
 
     def packets(self, packet: Any) -> list[Any]:
@@ -214,7 +252,8 @@ class _Copied:
 class _EncodedSound:
     """Sound as AAC, in WebM as Opus; gaps become silence, so that it stays in step."""
 
-    def __init__(self, stream: Any, container: Any, suffix: str) -> None:
+    def __init__(self, stream: Any, container: Any, suffix: str, losses: Losses) -> None:
+        self._losses = losses
         source = stream.codec_context
         self._decoder = source
         is_opus = suffix == ".webm"
@@ -238,7 +277,9 @@ class _EncodedSound:
         try:
             frames = self._decoder.decode(packet)
         except av.FFmpegError:
-            return []  # silence takes its place
+            # After a cut, some decoders wait for a packet that needs none before it.
+            self._losses.silenced += packet.is_keyframe or self._next_sample is not None
+            return []
         return [encoded for frame in frames for encoded in self._encoded(frame)]
 
     def rest(self) -> list[Any]:
@@ -311,7 +352,8 @@ class _PlainText:
 
     _UNIT_S = Fraction(1, 1000)
 
-    def __init__(self, stream: Any, container: Any, suffix: str) -> None:
+    def __init__(self, stream: Any, container: Any, suffix: str, losses: Losses) -> None:
+        self._losses = losses
         self._decoder = stream.codec_context
         self._is_mov_text = suffix not in MATROSKA
         if self._is_mov_text:
@@ -327,11 +369,17 @@ class _PlainText:
         try:
             lines = [line.dialogue for line in self._decoder.decode(packet) if hasattr(line, "dialogue")]
         except (av.FFmpegError, ValueError):
+            self._losses.unread += 1
             return []
         text = re.sub(rb"\{\\[^}]*\}", b"", b"\n".join(lines)).replace(b"\\n", b"\n").replace(b"\\h", b" ").strip()
         if not text:
             return []
-        written = av.Packet(len(text).to_bytes(2, "big") + text if self._is_mov_text else text)
+        if self._is_mov_text:
+            if len(text) > _MOST_TEXT_BYTES:
+                self._losses.shortened += 1
+                text = text[:_MOST_TEXT_BYTES].decode(errors="ignore").encode()  # of the last character all or nothing
+            text = len(text).to_bytes(2, "big") + text
+        written = av.Packet(text)
         written.pts = written.dts = round(packet.pts * packet.time_base / self._UNIT_S)
         written.duration = max(1, round((packet.duration or 0) * packet.time_base / self._UNIT_S))
         written.time_base, written.stream, written.is_keyframe = self._UNIT_S, self.stream, True
@@ -442,7 +490,7 @@ class CopyPlanner:
             elif known.kind == "audio":
                 tee = self._suffix == ".mkv" and not self._has_chapters  # which "tee" does not hand on
                 ladder += [(Way.COPY, True)] * tee + [(Way.ENCODE, False)]
-            elif known.kind == "subtitle":
+            elif known.is_text:
                 ladder.append((Way.TEXT, False))
             ways[index] = Way.LEAVE
             for way, tee in ladder:
@@ -523,9 +571,11 @@ class _Known:
     family: str
     name: str = dataclasses.field(compare=False)
     is_time_code: bool = dataclasses.field(default=False, compare=False)
+    is_text: bool = dataclasses.field(default=False, compare=False)  # of subtitles; others are pictures
 
     @classmethod
     def of(cls, stream: Any) -> "_Known":
+        context = None
         if stream.type in ("data", "attachment"):
             name = stream.name
         else:  # what FFmpeg cannot decode has no codec context
@@ -533,7 +583,8 @@ class _Known:
             name = None if context is None else context.codec.canonical_name
         is_time_code = stream.type == "data" and name is None and "timecode" in stream.metadata
         family = "mp3" if name in ("mp1", "mp2") else name  # MP4 has one name for all three, and so has the decoder
-        return cls(stream.type, family or _UNKNOWN, name or _UNKNOWN, is_time_code)
+        is_text = context is not None and context.codec.text_sub
+        return cls(stream.type, family or _UNKNOWN, name or _UNKNOWN, is_time_code, is_text)
 
 
 @dataclasses.dataclass(frozen=True)

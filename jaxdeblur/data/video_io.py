@@ -190,6 +190,10 @@ class VideoFormat:
             raise ValueError(f"chroma is {self.chroma!r}; expected 420, 422 or 444")
 
 
+class DamagedVideoError(ValueError):
+    """Damage where `strict` allows none."""
+
+
 class VideoReader:
     """Reads the first video stream of a file, cover pictures aside, frame by frame; a context manager.
 
@@ -211,8 +215,9 @@ class VideoReader:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a video, without a video stream, without a frame in `cut`; or, if strict, damaged (also in the
-            middle of iterating, with the number of frames that could be read).
+        ValueError: not a video, without a video stream, without a frame in `cut`.
+        DamagedVideoError: damage, if strict; also in the middle of iterating, with the number of frames that could be
+            read.
     """
 
     def __init__(
@@ -324,7 +329,7 @@ class VideoReader:
                 self.damage.repeated += shown.is_repeated
                 self.damage.concealed += not shown.is_repeated and shown.frame.is_corrupt
                 if self._strict and shown.frame.is_corrupt:
-                    raise ValueError(f"{self.path}: {self.damage}")
+                    raise DamagedVideoError(f"{self.path}: {self.damage}")
                 yield shown
             elif self.cut.end_s is not None and self._time_s(shown.pts) >= self.cut.end_s:
                 return
@@ -365,11 +370,15 @@ class VideoReader:
         """Every frame from where the container stands."""
         self.damage = Damage()
         is_whole = not self.cut.start_s
-        return iter(
-            RepairingDecoder(
-                self.path, self._container, self._stream, self.damage, is_strict=self._strict, is_whole=is_whole
-            )
+        decoder = RepairingDecoder(
+            self.path, self._container, self._stream, self.damage, is_strict=self._strict, is_whole=is_whole
         )
+        try:
+            yield from decoder
+        except ValueError as error:
+            if not self._strict:
+                raise
+            raise DamagedVideoError(str(error)) from error
 
     def _describe(self, frame: av.VideoFrame) -> VideoFormat:
         stream = self._stream

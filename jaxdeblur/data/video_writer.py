@@ -30,6 +30,7 @@ from jaxdeblur.data.image_io import ACCURATE, StrPath, replacing
 from jaxdeblur.data.stream_copy import MATROSKA, CopyPlan, CopyPlanner, StreamCopy, open_output
 from jaxdeblur.data.video_io import (
     Cut,
+    DamagedVideoError,
     TimedFrame,
     VideoFormat,
     rescale_u16,
@@ -246,14 +247,18 @@ class VideoWriter:
         encoding: see `choose_encoding`.
         streams_from: a file whose sound, subtitles, data, further pictures, attachments and chapters are copied, None
             for a silent video. Memory holds a few seconds of them at most. Of what the container cannot hold, sound is
-            encoded anew, subtitles become plain text, and the rest is left out, each with a warning.
+            encoded anew, subtitles of text become plain text, and the rest is left out, each with a warning.
         cut: the part of that file that is wanted.
+        strict: it is an error, found before the first frame, if sound or subtitles that are not copied cannot be
+            decoded, or packets not be copied. Otherwise sound becomes silence there, the others are left out, and a
+            warning counts them.
         segments_done: whole segments that the folder has from before; what comes is the frames after them.
         frames_a_segment: None is `segment_frames(format)`.
         stem: what the names of the segments begin with.
 
     Raises:
         ValueError: pictures that the encoder cannot hold.
+        DamagedVideoError: `streams_from` is damaged, if strict.
         OSError: `folder` or `streams_from` cannot be opened, or nothing written.
     """
 
@@ -266,6 +271,7 @@ class VideoWriter:
         *,
         streams_from: StrPath | None = None,
         cut: Cut | None = None,
+        strict: bool = False,
         segments_done: int = 0,
         frames_a_segment: int | None = None,
         stem: str = "restored",
@@ -279,6 +285,7 @@ class VideoWriter:
         self._encoding = encoding
         self._streams_from = streams_from
         self._cut = cut
+        self._strict = strict
         self._segments_done = segments_done
         self._segment_frames = frames_a_segment or segment_frames(format)
         self._frames_written = segments_done * self._segment_frames
@@ -359,8 +366,8 @@ class VideoWriter:
                 if copy is not None:
                     copy.copy_until(float(packet.dts * packet.time_base))
                 container.mux(packet)
-            if copy is not None and (refused := copy.finish()):
-                logging.warning("%s: %d damaged packets beside the pictures are left out", self._target, refused)
+            if copy is not None and (losses := copy.finish()):
+                logging.warning("%s: %s", self._target, losses)
             container.close()
         finally:
             with contextlib.suppress(OSError, ValueError):
@@ -402,11 +409,27 @@ class VideoWriter:
                 self._streams_from, self._target, probe, lambda *of: self._open_container(*of)[0], self._cut
             )
             self._plan = planner.find()
+            if self._strict:
+                self._refuse_losses(probe)
             return
         try:
             self._open_container(probe, self._plan)[0].close()
         finally:
             probe.unlink(missing_ok=True)
+
+    def _refuse_losses(self, probe: Path) -> None:
+        """Copies all that is to be copied, without the pictures, to see whether any of it is damaged."""
+        assert self._streams_from is not None
+        try:
+            with naming(self._target), contextlib.closing(self._open_container(probe, self._plan)[0]) as container:
+                copy = StreamCopy(self._streams_from, container, self._suffix, self._plan, self._cut)
+                with contextlib.closing(copy):
+                    container.start_encoding()
+                    losses = copy.finish()
+        finally:
+            probe.unlink(missing_ok=True)
+        if losses.are_damage:
+            raise DamagedVideoError(f"{os.fspath(self._streams_from)}: {losses}")
 
     def _try_encoder(self) -> None:
         try:

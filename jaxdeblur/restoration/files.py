@@ -30,7 +30,7 @@ from jaxdeblur.data.video_writer import (
 from jaxdeblur.restoration.clip import Explain, Halfway, restore_stream
 from jaxdeblur.restoration.explanation import contact_sheet
 from jaxdeblur.restoration.gate import Gate
-from jaxdeblur.restoration.jobs import refuse_existing, refuse_overlap, refuse_used_folders
+from jaxdeblur.restoration.jobs import naming_strict, refuse_existing, refuse_overlap, refuse_taken
 from jaxdeblur.restoration.journal import Journal, fingerprint, identity_of_file
 from jaxdeblur.restoration.memory import plan, with_precision
 from jaxdeblur.restoration.pictures import Pictures, plan_pictures
@@ -52,6 +52,7 @@ _FRAMES, _EXPLAINED = "frames", "explained"
 """Folders in the journal's."""
 
 
+@naming_strict()
 def deblur_video(
     source: StrPath,
     target: StrPath,
@@ -88,7 +89,8 @@ def deblur_video(
         explain: a folder that does not exist yet or is empty, for a sheet of pictures a frame: how it came about.
         codec, crf, lossless: see `data.video_writer.choose_encoding`.
         cut: the part that is wanted.
-        strict: damage of the source is an error; see `data.video_io.VideoReader` for what it is otherwise.
+        strict: damage of the source is an error; see `data.video_io.VideoReader` and, for what is beside the pictures,
+            `data.video_writer.VideoWriter` for what it is otherwise.
         do_no_harm: leave frames that are sharp already as they are, see `restoration.gate`.
         memory_bytes: what may be taken, None for what is free: large frames are restored in tiles, see
             `restoration.memory`. Not with `explain`, whose pictures are of whole frames.
@@ -128,13 +130,15 @@ def deblur_video(
             "part": [str(reader.cut.start_s), str(reader.cut.end_s)],
             **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
             **choose,
+            "strict": strict or None,
         }
+        if restart:  # before it forgets what there is
+            refuse_taken((target, compare), (explain,), overwrite=overwrite)
         with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
             if journal.complete is not None:
                 return _move_all(journal, _places(outputs, explain), overwrite)
-            refuse_existing(target, compare, overwrite=overwrite)
-            refuse_used_folders(explain)
-            writers = _writers(outputs, form, journal, {"restored": source}, reader.cut)
+            refuse_taken((target, compare), (explain,), overwrite=overwrite)
+            writers = _writers(outputs, form, journal, {"restored": source}, reader.cut, strict)
             model, tiling = _planned(
                 source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
             )
@@ -242,16 +246,18 @@ def _deblur_pictures(
         **_task(model, variables, compare, explain, do_no_harm, memory_bytes),
         "crf": crf,
     }
+    new_file, new_folder = (target, None) if pictures.is_file else (None, target)
     places = _places(outputs, explain, {os.path.join(_FRAMES, pictures.result).rstrip(os.sep): target})
 
     def first_frames(count: int) -> list[np.ndarray]:
         return [image.rgb for image in itertools.islice(pictures.frames(), count)]
 
+    if restart:  # before it forgets what there is
+        refuse_taken((compare, new_file), (new_folder, explain), overwrite=overwrite)
     with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
         if journal.complete is not None:
             return _move_all(journal, places, overwrite)
-        refuse_existing(compare, target if pictures.is_file else None, overwrite=overwrite)
-        refuse_used_folders(None if pictures.is_file else target, explain)
+        refuse_taken((compare, new_file), (new_folder, explain), overwrite=overwrite)
         writers = _writers(outputs, form, journal)
         model, tiling = _planned(
             source, model, variables, first_frames, outputs, journal, memory_bytes, may_narrow, explain, say
@@ -305,6 +311,7 @@ def _writers(
     journal: Journal,
     streams_from: dict[str, Path] | None = None,
     cut: Cut | None = None,
+    strict: bool = False,
 ) -> dict[str, VideoWriter]:
     """Of every output, such that it goes on where the journal is; segments of all of them end together."""
     frames_a_segment = segment_frames(form)
@@ -316,6 +323,7 @@ def _writers(
             output.encoding,
             streams_from=(streams_from or {}).get(name),
             cut=cut,
+            strict=strict,
             segments_done=_frames_done(journal) // frames_a_segment,
             frames_a_segment=frames_a_segment,
             stem=name,
@@ -332,7 +340,13 @@ def _task(
     do_no_harm: bool,
     memory_bytes: int | None,
 ) -> dict[str, Any]:
-    """For the journal, what determines the result of a video and of a folder alike."""
+    """For the journal, what determines the result of a video and of a folder alike.
+
+    Raises:
+        ValueError: some of it does not go together.
+    """
+    if explain is not None and memory_bytes is not None:
+        raise ValueError("--explain makes its pictures of whole frames, whatever they take; leave out --memory")
     return {
         "model": repr(model),
         "weights": fingerprint(variables),
@@ -361,8 +375,6 @@ def _planned(
 ) -> tuple[Any, Tiling | None]:
     """The network as it is to compute, and its tiles, None for whole frames: as planned when the job began."""
     if explain is not None:
-        if memory_bytes is not None:
-            raise ValueError("--explain makes its pictures of whole frames, whatever they take; leave out --memory")
         return model, None
 
     def find() -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Which file becomes which, and whatever of it can be refused before a network is loaded: nothing here imports JAX."""
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pictures_of_gif, fitting_name
 from jaxdeblur.data.video_folder import is_image, list_images
-from jaxdeblur.data.video_io import Cut, VideoFormat, VideoReader, open_input
+from jaxdeblur.data.video_io import Cut, DamagedVideoError, VideoFormat, VideoReader, open_input
 from jaxdeblur.data.video_writer import (
     VIDEO_SUFFIXES,
     choose_encoding,
@@ -54,6 +55,10 @@ class Job:
     @property
     def target_is_image(self) -> bool:
         return bool(self.images) and self.target.suffix.lower() in IMAGE_KINDS
+
+    @property
+    def target_is_file(self) -> bool:
+        return self.is_video or self.target_is_image
 
 
 def plan_jobs(sources: Sequence[Path], target: Path, compare: Path | None, explain: Path | None) -> list[Job]:
@@ -171,6 +176,7 @@ def check_jobs(
     jobs: Sequence[Job],
     *,
     overwrite: bool = False,
+    restart: bool = False,
     cut: Cut | None = None,
     codec: str | None = None,
     crf: int | None = None,
@@ -179,7 +185,8 @@ def check_jobs(
 ) -> None:
     """Refuses what would be refused later, or only in the end.
 
-    Of several jobs only what concerns all of them is looked at, since one that fails is not to keep the others.
+    Of several jobs only what concerns all of them is looked at, since one that fails is not to keep the others. What an
+    interrupted run has put at its place may be there, unless that run is to be forgotten (`restart`).
 
     Raises:
         ValueError, OSError: as deblur_video and deblur_folder; FileExistsError, if something is there and `overwrite`
@@ -187,7 +194,7 @@ def check_jobs(
     """
     several = len(jobs) > 1
     for job in jobs:
-        if job.is_video or job.target_is_image:
+        if job.target_is_file:
             refuse_same_file(job.source, job.target)
         refuse_overlap(job.source, job.target, job.compare, job.explain)
         refuse_video_options(job, {"cut": cut, "codec": codec, "lossless": lossless, "strict": strict})
@@ -195,18 +202,25 @@ def check_jobs(
             choose_encoding(video, _USUAL_FORMAT, codec=codec, crf=crf, lossless=lossless)
         for path in (job.target, job.compare, job.explain):
             if path is not None:
-                is_file = path is job.compare or (path is job.target and (job.is_video or job.target_is_image))
+                is_file = path is job.compare or (path is job.target and job.target_is_file)
                 _refuse_unwritable(path, is_file=is_file, in_new_folder=several)
-    refuse_existing(*(path for job in jobs for path in _files_of(job)), overwrite=overwrite)
-    for job in jobs:
-        is_folder = not job.is_video and not job.target_is_image
-        if not _is_begun(job):
-            refuse_used_folders(job.target if is_folder else None, job.explain)
+    fresh = [job for job in jobs if restart or not _is_begun(job)]
+    _refuse_places_taken(fresh, overwrite=overwrite, skip_helps=several and not overwrite)
     if not several:
         for job in jobs:
             _check_source(job, cut, codec, crf, lossless, strict)
 
 
+@contextlib.contextmanager
+def naming_strict() -> Iterator[None]:
+    """Errors that only --strict makes such say so."""
+    try:
+        yield
+    except DamagedVideoError as error:
+        raise DamagedVideoError(f"{error}; leave out --strict to restore the rest") from error
+
+
+@naming_strict()
 def _check_source(job: Job, cut: Cut | None, codec: str | None, crf: int | None, lossless: bool, strict: bool) -> None:
     """That it can be read and the targets hold it."""
     if not job.is_video:
@@ -232,17 +246,27 @@ def refuse_timeless_gif(source: Path) -> None:
         )
 
 
-def _files_of(job: Job) -> list[Path]:
-    """That an interrupted run has not put there: once it is whole, they are moved one by one."""
-    files = [job.target] if job.is_video or job.target_is_image else []
-    files += [] if job.compare is None else [job.compare]
-    return [] if _is_begun(job) else files
+def _refuse_places_taken(jobs: Sequence[Job], *, overwrite: bool, skip_helps: bool) -> None:
+    """FileExistsError if something is where their results belong.
+
+    Args:
+        skip_helps: jobs whose target is there could be left out.
+    """
+    files = [path for job in jobs for path in (job.target if job.target_is_file else None, job.compare)]
+    folders = [path for job in jobs for path in (None if job.target_is_file else job.target, job.explain)]
+    try:
+        refuse_taken(files, folders, overwrite=overwrite)
+    except FileExistsError as error:
+        left = [job for job in jobs if not job.target.exists()]
+        if not skip_helps or any(os.path.lexists(path) for job in left for path in (job.target, job.compare) if path):
+            raise
+        raise FileExistsError(f"{error}, or leave what is there with --skip-existing") from error
 
 
 def _is_begun(job: Job) -> bool:
-    """Whether an interrupted run waits to be gone on with, which then is looked at more closely."""
-    is_file = job.is_video or job.target_is_image
-    return journal_folder(job.target if is_file else Path(os.path.realpath(job.target))).exists()
+    """Whether an interrupted run waits to be gone on with, which then is looked at more closely: once it is whole, its
+    results are moved one by one."""
+    return journal_folder(job.target if job.target_is_file else Path(os.path.realpath(job.target))).exists()
 
 
 def refuse_video_options(job: Job, given: dict[str, object]) -> None:
@@ -253,6 +277,12 @@ def refuse_video_options(job: Job, given: dict[str, object]) -> None:
     if asked and not job.is_video:
         what = "a folder of frames" if job.source.is_dir() else "a picture"
         raise ValueError(f"{job.source}: is {what}, for which there is no {' and no '.join(asked)}")
+
+
+def refuse_taken(files: Sequence[StrPath | None], folders: Sequence[StrPath | None], *, overwrite: bool) -> None:
+    """FileExistsError if one of the files is there and may not be overwritten, or one of the folders has something."""
+    refuse_existing(*files, overwrite=overwrite)
+    refuse_used_folders(*folders)
 
 
 def refuse_existing(*paths: StrPath | None, overwrite: bool) -> None:

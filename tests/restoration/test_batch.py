@@ -10,6 +10,8 @@ from identity_model import IdentityModel
 from tiny_video import first_frame, smooth_frames, write_video_file
 
 from jaxdeblur import cli
+from jaxdeblur.data import video_writer
+from jaxdeblur.data.image_io import ImageFile, write_image
 from jaxdeblur.restoration import batch
 from jaxdeblur.restoration.batch import run_job, run_jobs
 from jaxdeblur.restoration.jobs import Job, plan_jobs
@@ -99,6 +101,50 @@ def test_what_is_there_is_left_alone_if_asked(videos, brightening, capsys):
     assert cli.main([*command, "--overwrite"]) == 0
     assert existing.read_bytes() != b"mine"
     assert cli.main([*command, "--overwrite", "--skip-existing"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["videos", "folders"])
+def test_a_batch_that_was_stopped_goes_on(videos, brightening, monkeypatch, capsys, kind):
+    """The second of three is stopped; what the message then says works."""
+    monkeypatch.setattr(video_writer, "SEGMENT_FRAMES", 8)
+    names = ["a", "b", "c"]
+    for name in names:
+        if kind == "videos":
+            write_video_file(videos / f"{name}.mp4", smooth_frames(12))
+            continue
+        (videos / name).mkdir()
+        for number, frame in enumerate(smooth_frames(12)):
+            write_image(videos / name / f"{number:02d}.png", ImageFile(frame))
+    names = [f"{name}.mp4" if kind == "videos" else name for name in names]
+    command = ["deblur", *(str(videos / name) for name in names), str(videos / "results")]
+
+    def stop_in_the_second(job, model, variables, of_all, of_videos, progress):
+        def stop(done, total):
+            if job.source.name.startswith("b") and done == 10:
+                raise KeyboardInterrupt
+
+        return run_job(job, model, variables, {**of_all, "save_every_s": 0.0}, of_videos, stop)
+
+    monkeypatch.setattr(batch, "run_job", stop_in_the_second)
+    assert cli.main(command) == 130
+    assert sorted(os.listdir(videos / "results")) == [f".{names[1]}.jaxdeblur", names[0]]
+    monkeypatch.setattr(batch, "run_job", run_job)
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err.rstrip().endswith(", or leave what is there with --skip-existing")
+    before = (videos / "results" / names[0]).stat().st_mtime_ns
+    assert cli.main([*command, "--skip-existing"]) == 0
+    assert sorted(os.listdir(videos / "results")) == names
+    assert (videos / "results" / names[0]).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("options", [["--compare"], ["--skip-existing", "--compare"]])
+def test_no_way_out_is_named_that_is_none(videos, brightening, capsys, options):
+    """A comparison that is there without its target is not left alone by --skip-existing."""
+    (videos / "results" / "a-compare.mp4").touch()
+    assert cli.main(["deblur", str(videos / "a.mp4"), str(videos / "b.avi"), str(videos / "results"), *options]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.endswith("or replace it with --overwrite")
 
 
 def test_sharp_frames_stay_unless_asked(tmp_path, brightening, capsys):

@@ -17,7 +17,7 @@ from tiny_video import smooth_frames, sound_packets, time_stamps_s, write_video_
 from video_summary import summary
 
 from jaxdeblur import cli
-from jaxdeblur.data import video_writer
+from jaxdeblur.data import stream_copy, video_writer
 from jaxdeblur.restoration.files import deblur_video
 
 COUNT = 24
@@ -48,7 +48,9 @@ def test_the_program_restores_what_is_there(tmp_path, capsys, caplog, checkpoint
     times = damaged(source)
     command = ["deblur", str(source), str(target), "--checkpoint=/"]
     assert cli.main([*command, "--strict"]) == 1
-    assert "in.mp4: truncated or damaged video" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "in.mp4: truncated or damaged video" in errors
+    assert "leave out --strict to restore the rest" in errors
     assert os.listdir(tmp_path) == ["in.mp4"]
     assert cli.main(command) == 0
     assert f"out.mp4: {COUNT} frames" in capsys.readouterr().out
@@ -73,7 +75,36 @@ def test_a_resumed_run_gives_the_same_bytes(tmp_path, monkeypatch, suffix):
     assert results[0] == results[1]
 
 
-def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path):
+@pytest.mark.parametrize("first", [False, True])
+def test_strict_is_another_task(tmp_path, monkeypatch, first):
+    """What was restored without it may hold damage, and is not lost for it."""
+    monkeypatch.setattr(video_writer, "SEGMENT_FRAMES", 4)
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    damaged(source, numbers=(17,))
+
+    def run(**options):
+        return deblur_video(source, target, Echo(), {}, save_every_s=0.0, **options)
+
+    with pytest.raises(StoppedError):
+        run(strict=first, progress=stopping_at(10))
+    with pytest.raises(ValueError, match=r"\(8 frames done\), but of another task: strict was"):
+        run(strict=not first)
+    began = []
+    if first:
+        with pytest.raises(ValueError, match=r"damaged video.*; leave out --strict to restore the rest$"):
+            run(strict=True)
+    assert run(progress=lambda done, total: began.append(done)) == COUNT
+    assert began[0] == (1 if first else 9)
+
+
+def test_damage_of_the_first_frame_is_found_before_a_network_is_loaded(tmp_path, capsys):
+    damaged(tmp_path / "in.mp4", numbers=(0,))
+    assert cli.main(["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--strict"]) == 2
+    assert "leave out --strict to restore the rest" in capsys.readouterr().err
+
+
+@pytest.fixture
+def with_gaps(tmp_path):
     """A transport stream of which packets are missing in the middle."""
     source = tmp_path / "in.ts"
     write_video_file(source, smooth_frames(50, 64, 96), time_base=Fraction(1, 25), audio_s=2)
@@ -81,9 +112,23 @@ def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path):
     for gap in (31, 60, 83):
         content = content[: 188 * gap] + content[188 * (gap + 3) :]
     source.write_bytes(content)
+    return source
+
+
+def test_packets_of_sound_that_cannot_be_copied_are_counted(tmp_path, caplog, monkeypatch, with_gaps):
+    """Behind those that show what the container takes."""
+    monkeypatch.setattr(stream_copy, "_SAMPLE_PACKETS", 20)
+    with pytest.raises(ValueError, match=r"in\.ts: damaged beside the pictures; other packets left out: 1; leave out"):
+        deblur_video(with_gaps, tmp_path / "out.mp4", IdentityModel(), {}, strict=True)
+    assert os.listdir(tmp_path) == ["in.ts"]
+    deblur_video(with_gaps, tmp_path / "out.mp4", IdentityModel(), {})
+    assert "out.mp4: damaged beside the pictures; other packets left out: 1" in caplog.text
+
+
+def test_sound_that_is_damaged_keeps_nothing_from_being_written(tmp_path, with_gaps):
     for suffix in (".mp4", ".mov", ".mkv"):
         target = tmp_path / f"out{suffix}"
-        frames = deblur_video(source, target, IdentityModel(), {})
+        frames = deblur_video(with_gaps, target, IdentityModel(), {})
         assert frames > 30
         assert len(summary(target)["frames"]) == frames
 

@@ -12,7 +12,7 @@ from identity_model import IdentityModel
 from tiny_video import smooth_frames, write_video_file
 from video_summary import summary
 
-from jaxdeblur.data.video_io import VideoReader
+from jaxdeblur.data.video_io import Cut, VideoReader
 from jaxdeblur.restoration.files import deblur_video
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
@@ -245,6 +245,32 @@ def test_gaps_in_sound_that_is_encoded_anew_stay(tmp_path):
     assert sorted(np.round(steps[steps > 0.1], 1))[1] == pytest.approx(59.5, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "sound", "codec"),
+    [(".mkv", ("flac", 48000, "stereo"), "libx264"), (".wmv", ("wmav2", 44100, "stereo"), "wmv2")],
+)
+def test_damaged_sound_that_is_encoded_anew_is_counted(tmp_path, caplog, kind, sound, codec):
+    plain, source, target = tmp_path / f"plain{kind}", tmp_path / f"in{kind}", tmp_path / "out.mov"
+    write_with(plain, count=25, sound=sound, codec=codec)
+    with av.open(str(plain)) as container:
+        payloads = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    content = plain.read_bytes()
+    for payload in payloads[3:8]:
+        assert content.count(payload) == 1
+        content = content.replace(payload, b"\xff" * len(payload))
+    source.write_bytes(content)
+    with pytest.raises(ValueError, match=r"sound that become silence: 5; leave out --strict to restore the rest"):
+        restore(source, target, strict=True, progress=lambda *_: pytest.fail("a frame was restored"))
+    assert not target.exists()
+    assert restore(source, target) == 25
+    said = "out.mov: damaged beside the pictures; packets of sound that become silence: 5"
+    assert [line for line in caplog.messages if line.endswith(said)] != []
+    caplog.clear()
+    assert restore(plain, target, overwrite=True, strict=True) == 25
+    assert restore(plain, target, overwrite=True, strict=True, cut=Cut(Fraction(2, 5))) >= 15
+    assert "beside the pictures" not in caplog.text
+
+
 # --- Subtitles ---
 
 
@@ -292,15 +318,43 @@ def test_subtitles_come_along(tmp_path, suffix, codec, payload):
         assert b"of text" in spoken[1]
 
 
-def test_pictures_for_subtitles_are_left_out_where_nothing_takes_them(tmp_path, caplog):
+@pytest.mark.parametrize(("text", "kept"), [("x" * 65535, 65535), ("x" * 70000, 65535), ("ä" * 40000, 65534)])
+def test_a_long_subtitle_is_cut_at_a_whole_character(tmp_path, caplog, text, kept):
     source = tmp_path / "in.mkv"
-    write_subtitles(
-        source, "hdmv_pgs_subtitle", b"\x16\x00\x0b\x00\x30\x00\x20\x10\x00\x01\x80\x00\x00\x00\x80\x00\x00"
-    )
+    write_subtitles(source, "subrip", text.encode())
+    for suffix, most in ((".mp4", kept), (".mov", kept), (".webm", len(text.encode()))):
+        caplog.clear()
+        assert restore(source, tmp_path / f"out{suffix}", strict=True) == 10
+        with av.open(str(tmp_path / f"out{suffix}")) as container:
+            line = next(bytes(packet) for packet in container.demux(subtitles=0) if packet.size > 2)
+        assert line.removeprefix(most.to_bytes(2, "big") if suffix != ".webm" else b"") == text.encode()[:most]
+        assert ("subtitles cut to 65535 bytes: 1" in caplog.text) == (most < len(text.encode()))
+
+
+def test_subtitles_of_another_encoding_are_counted(tmp_path, caplog):
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mp4"
+    write_subtitles(source, "subrip", "déjà vu".encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=r"in\.mkv: damaged beside the pictures; subtitles left out: 1; leave out --strict"
+    ):
+        restore(source, target, strict=True)
+    assert restore(source, target) == 10
+    assert "out.mp4: damaged beside the pictures; subtitles left out: 1" in caplog.text
+    assert restore(source, tmp_path / "out.mkv", strict=True) == 10
+
+
+@pytest.mark.parametrize("codec", ["hdmv_pgs_subtitle", "dvb_subtitle"])
+def test_pictures_for_subtitles_are_left_out_where_nothing_takes_them(tmp_path, caplog, codec):
+    source = tmp_path / "in.mkv"
+    write_subtitles(source, codec, b"\x16\x00\x0b\x00\x30\x00\x20\x10\x00\x01\x80\x00\x00\x00\x80\x00\x00")
     assert restore(source, tmp_path / "out.mkv") == 10
     assert "cannot hold" not in caplog.text
-    assert restore(source, tmp_path / "out.mp4") == 10
-    assert "cannot hold the subtitle stream 1" in caplog.text
+    for suffix in (".mp4", ".mov", ".webm"):
+        caplog.clear()
+        assert restore(source, tmp_path / f"out{suffix}") == 10
+        assert f"cannot hold the subtitle stream 1 of {source} ({codec}), which is left out" in caplog.text
+        with av.open(str(tmp_path / f"out{suffix}")) as container:
+            assert not container.streams.subtitles
 
 
 # --- Metadata ---

@@ -174,6 +174,22 @@ def test_a_file_that_comes_while_a_video_is_restored_stays(folder, identity, mon
     assert not journal_folder(folder / "c.mp4").exists()
 
 
+@pytest.mark.parametrize(
+    "command", ["a.mp4 b.mp4", "frames used", "a.mp4 c.mp4 --compare=b.mp4", "a.mp4 c.mp4 --explain=used"]
+)
+def test_a_restart_that_is_refused_loses_nothing(folder, no_network, monkeypatch, capsys, command):
+    """Nor is a network loaded for it; without --restart, what is there may be of the interrupted run."""
+    waiting = journal_folder(folder / command.split()[1])
+    waiting.mkdir()
+    (waiting / "segment").touch()
+    code, errors = run(folder, capsys, *command.split(), "--restart", monkeypatch=monkeypatch)
+    assert code == 2
+    assert "exists" in errors
+    assert (waiting / "segment").exists()
+    with pytest.raises(AssertionError, match="a network was loaded"):
+        run(folder, capsys, *command.split(), monkeypatch=monkeypatch)
+
+
 def test_names_of_255_bytes(folder, identity, monkeypatch, capsys):
     for long in ("n" * 251 + ".mp4", "ü" * 125 + ".mp4", "m" * 255):
         source = "frames" if long.startswith("m") else "a.mp4"

@@ -150,6 +150,37 @@ def test_another_task_does_not_take_over_what_was_done(tmp_path, short_segments)
     assert sorted(os.listdir(tmp_path)) == ["in.mp4", "out.mp4"]
 
 
+@pytest.mark.parametrize("taken", ["out", "both.mp4", "sheets", "memory"])
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_a_restart_that_is_refused_loses_nothing(tmp_path, short_segments, kind, taken):
+    write_video_file(tmp_path / "in.mp4", smooth_frames(12))
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(smooth_frames(12)):
+        write_image(tmp_path / "in" / f"{number}.png", ImageFile(frame))
+    suffix, deblur = (".mp4", deblur_video) if kind == "video" else ("", deblur_folder)
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+
+    def run(**options):
+        places = {"compare": tmp_path / "both.mp4", "explain": tmp_path / "sheets"}
+        return deblur(source, target, Echo(), {}, **places, save_every_s=0.0, **options)
+
+    with pytest.raises(StoppedError):
+        run(progress=stopping_at(10))
+    place = tmp_path / (f"out{suffix}" if taken == "out" else taken)
+    if place.suffix:
+        place.write_bytes(b"mine")
+    elif taken != "memory":
+        place.mkdir()
+        (place / "mine").touch()
+    with pytest.raises((FileExistsError, ValueError), match=r"exists|leave out --memory"):
+        run(restart=True, memory_bytes=2**30 if taken == "memory" else None)
+    if taken != "memory":
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    began = []
+    assert run(progress=lambda done, total: began.append(done)) == 12
+    assert began[0] == 9
+
+
 def test_two_runs_of_one_target_do_not_meet(tmp_path):
     with (
         Journal(tmp_path / "out.mp4", {}),
