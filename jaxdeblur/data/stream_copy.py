@@ -4,6 +4,7 @@ encoded anew or written as plain text where it does not, and left out, with a wa
 What a container takes is found by trying: FFmpeg tells only when it writes, or not at all.
 """
 
+import contextlib
 import dataclasses
 import enum
 import itertools
@@ -171,8 +172,9 @@ class StreamCopy:
         container.metadata.update(true_tags(self._input.metadata))
         streams = [self._input.streams[index] for index in self._brought]
         if self._cut.start_s and streams:
-            # Somewhat earlier: files without an index are searched badly.
-            self._input.seek(math.floor(max(self._cut.start_s - 2, Fraction(0)) * av.time_base), backward=True)
+            # Somewhat earlier: files without an index are searched badly. What cannot be searched is read through.
+            with contextlib.suppress(av.FFmpegError):
+                self._input.seek(math.floor(max(self._cut.start_s - 2, Fraction(0)) * av.time_base), backward=True)
         self._streams = streams
         packets: Iterator[Any] = demuxed(self._input, streams) if streams else iter(())
         self._packets = _in_time(packet for packet in packets if self._cut.move(packet))
