@@ -206,6 +206,9 @@ def test_who_asks_jax_for_tf32_gets_it():
 
 
 TOLERANCE = 1e-4
+# Where a ReLU is given next to zero, rounding decides which side it takes, and a whole path's gradient comes or goes
+# with it: 1.2e-3 was seen.
+GRADIENT_TOLERANCE = 5e-3
 # As users have it, whatever the environment of the tests says.
 OPTIMIZED = {"xla_backend_optimization_level": "3"}
 EMITTERS = {"xla_cpu_use_fusion_emitters": "True"}
@@ -256,7 +259,11 @@ def test_a_compiled_network_is_its_single_ops(name, size):
     """Values and gradients at sizes odd and even, square and not, from one to four of the networks' multiples."""
     model, variables = small(name)
     run, arguments = value_and_gradients(model), inputs(model, *size)
-    assert largest_deviation(compiled(run, variables, *arguments), run(variables, *arguments)) < TOLERANCE
+    (value, gradients), (expected, expected_gradients) = (
+        way(variables, *arguments) for way in (functools.partial(compiled, run), run)
+    )
+    assert largest_deviation(value, expected) < TOLERANCE
+    assert largest_deviation(gradients, expected_gradients) < GRADIENT_TOLERANCE
 
 
 @pytest.mark.exhaustive
