@@ -4,7 +4,6 @@ encoded anew or written as plain text where it does not, and left out, with a wa
 What a container takes is found by trying: FFmpeg tells only when it writes, or not at all.
 """
 
-import contextlib
 import dataclasses
 import enum
 import itertools
@@ -158,6 +157,13 @@ class StreamCopy:
         self._container = container
         self._suffix = suffix
         self._cut = Cut().of_file(self._input) if cut is None else cut
+        if self._cut.start_s:
+            # Somewhat earlier: files without an index are searched badly. What cannot be searched is read through.
+            try:
+                self._input.seek(math.floor(max(self._cut.start_s - 2, Fraction(0)) * av.time_base), backward=True)
+            except av.FFmpegError:
+                self._input.close()
+                self._input = open_input(os.fspath(source))
         self._next: Any = None
         self._losses = Losses()
         self._brought: dict[int, _Copied | _EncodedSound | _PlainText] = {}
@@ -171,10 +177,6 @@ class StreamCopy:
             raise
         container.metadata.update(true_tags(self._input.metadata))
         streams = [self._input.streams[index] for index in self._brought]
-        if self._cut.start_s and streams:
-            # Somewhat earlier: files without an index are searched badly. What cannot be searched is read through.
-            with contextlib.suppress(av.FFmpegError):
-                self._input.seek(math.floor(max(self._cut.start_s - 2, Fraction(0)) * av.time_base), backward=True)
         self._streams = streams
         packets: Iterator[Any] = demuxed(self._input, streams) if streams else iter(())
         self._packets = _in_time(packet for packet in packets if self._cut.move(packet))
