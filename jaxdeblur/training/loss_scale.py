@@ -51,10 +51,10 @@ class LossScale:
         }
 
 
-def loss_scale_of(*networks: Any, initial: float = FIRST) -> float | LossScale:
-    """What networks need that are trained: 1, or where one computes in float16 a scale that follows, from `initial`."""
+def loss_scale_of(*networks: Any) -> float | LossScale:
+    """What networks need that are trained: 1, or where one computes in float16 a scale that follows."""
     kinds = {getattr(getattr(network, "config", None), "compute_dtype", "float32") for network in networks}
-    return LossScale(initial) if "float16" in kinds else 1.0
+    return LossScale(FIRST) if "float16" in kinds else 1.0
 
 
 def all_finite(tree: PyTree) -> jax.Array:
