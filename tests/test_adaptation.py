@@ -38,13 +38,20 @@ def optax_promotes():
         yield
 
 
-@pytest.fixture
-def place(tmp_path):
-    """A video of 12 frames and the networks."""
-    write_video_file(tmp_path / "in.mp4", smooth_frames(12))
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
     for number, (name, options) in enumerate((("deblurgan", DEBLURGAN), ("flownets", FLOWNETS))):
         variables = initial_variables(jax.random.key(number), create_model(name, **options))
-        save_model(tmp_path / name, name=name, options=options, variables=variables)
+        save_model(folder / name, name=name, options=options, variables=variables)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, networks):
+    """A video of 12 frames and the networks."""
+    write_video_file(tmp_path / "in.mp4", smooth_frames(12))
+    shutil.copytree(networks, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

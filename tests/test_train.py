@@ -120,18 +120,14 @@ def test_evaluation_writes_scores_and_strips(undisturbed, environment, tmp_path)
     assert "gain dB" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kills", "steps"), [(1, 60), pytest.param(5, 210, marks=pytest.mark.exhaustive)])
-def test_a_run_killed_at_any_moment_ends_like_one_never_stopped(undisturbed, environment, tmp_path, kills, steps):
+@pytest.mark.exhaustive  # the next test has a kill, too
+def test_a_run_killed_at_any_moment_ends_like_one_never_stopped(environment, tmp_path):
     """SIGKILL, whatever is under way: starting, training, saving, validating."""
-    more = f"--config.training.steps={steps}"
-    whole = undisturbed[0]
-    if steps != 60:
-        whole = tmp_path / "undisturbed"
-        run(environment, "train.py", *smoke(whole, more))
-    workdir = tmp_path / "killed"
+    more = "--config.training.steps=210"
+    whole, workdir = tmp_path / "undisturbed", tmp_path / "killed"
+    run(environment, "train.py", *smoke(whole, more))
     moments = random.Random(7)
-    for kill in range(kills):
+    for kill in range(5):
         with subprocess.Popen(
             command("train.py", *smoke(workdir, more)),
             env=environment,
@@ -159,8 +155,17 @@ def modified(file):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_leaves_and_the_run_goes_on(undisturbed, environment, tmp_path):
+def test_killed_while_it_starts_and_told_to_end_later_a_run_goes_on(undisturbed, environment, tmp_path):
+    """SIGKILL leaves nothing that is in the way; SIGTERM saves and leaves; in the end nothing is to be seen of it."""
     workdir = tmp_path / "run"
+    with subprocess.Popen(
+        command("train.py", *smoke(workdir)), env=environment, cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as process:
+        while not (workdir / "config.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not (workdir / "losses.csv").exists()
     with subprocess.Popen(
         command("train.py", *smoke(workdir)), env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -176,6 +181,7 @@ def test_sigterm_saves_and_leaves_and_the_run_goes_on(undisturbed, environment, 
     assert 0 < max(saved) < 60
     run(environment, "train.py", *smoke(workdir))
     assert losses(workdir) == losses(undisturbed[0])
+    assert (workdir / "validation.csv").read_text() == (undisturbed[0] / "validation.csv").read_text()
 
 
 @pytest.mark.slow

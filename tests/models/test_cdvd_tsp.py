@@ -209,7 +209,7 @@ def test_half_precision_is_near():
 
 def test_initial_values_follow_the_release_or_the_paper():
     for kind, spread in (("released", 1 / 3), ("he", 2.0)):
-        model = create_model("cdvd_tsp", flow="zero", weight_init=kind)
+        model = create_model("cdvd_tsp", flow="zero", residual_blocks=1, weight_init=kind)
         params = initial_variables(jax.random.key(0), model)["params"]["restoration"]
         for name, fan_in in (("in_conv", 250), ("down2_block_1_conv1", 3200), ("up2_conv", 1152)):
             kernel, bias = params[name]["kernel"], params[name]["bias"]

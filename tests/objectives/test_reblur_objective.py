@@ -222,10 +222,13 @@ def test_statistics_move_in_both_halves_or_not_at_all(moves):
     _, statistics, _ = losses(objective, "dbn", batch)
     network = {"params": given["params"].model, "batch_stats": given["batch_stats"]}
     if moves:
-        _, once = restore_consecutive(model("dbn"), network, batch["blurred"], count=1, train=True)
-        _, twice = restore_consecutive(
-            model("dbn"), {**network, "batch_stats": once}, batch["unlabelled"], count=3, train=True
-        )
+
+        @functools.partial(jax.jit, static_argnames="count")
+        def statistics_after(given, clips, count):
+            return restore_consecutive(model("dbn"), given, clips, count=count, train=True)[1]
+
+        once = statistics_after(network, batch["blurred"], count=1)
+        twice = statistics_after({**network, "batch_stats": once}, batch["unlabelled"], count=3)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-5), statistics, twice)
     else:
         jax.tree.map(np.testing.assert_array_equal, statistics, given["batch_stats"])

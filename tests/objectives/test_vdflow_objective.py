@@ -57,7 +57,8 @@ def losses(objective, batch, name="vdflow"):
 
 
 def outputs(batch, **options):
-    return model().apply(variables(), batch["blurred"], method="restore_window", **options)
+    apply = jax.jit(functools.partial(model().apply, method="restore_window", **options))
+    return apply(variables(), batch["blurred"])
 
 
 def test_the_deblurring_loss_is_a_sum_over_pixels_by_the_batchs_statistics():
