@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -11,10 +12,14 @@ from pathlib import Path
 # Before the first import of jax anywhere.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Most programs run once, on small arrays: optimising them takes longer than it saves. Nor do they need the emitters by
-# way of MLIR, which take three times as long as those before them; jaxlib 0.11 dropped the choice. JAX has no such
-# settings of its own that the commands which tests start would inherit, too.
-_flags = "--xla_backend_optimization_level=0"
+# Most programs run once, on small arrays: optimising them takes longer than it saves, and so does splitting them for
+# threads, which the other worker keeps busy. Nor do they need the emitters by way of MLIR, which take three times as
+# long as those before them; jaxlib 0.11 dropped the choice. JAX has no such settings of its own that the commands which
+# tests start would inherit, too.
+_flags = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     _flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _flags)
@@ -54,6 +59,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("all" if config.getoption("--all") else "jax")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Tracing makes millions of objects that live on: looking through them for cycles took a tenth of the time.
+    del session
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -210,7 +210,7 @@ TOLERANCE = 1e-4
 # with it: 1.2e-3 was seen.
 GRADIENT_TOLERANCE = 5e-3
 # As users have it, whatever the environment of the tests says.
-OPTIMIZED = {"xla_backend_optimization_level": "3"}
+OPTIMIZED = {"xla_backend_optimization_level": "3", "xla_llvm_disable_expensive_passes": "False"}
 EMITTERS = {"xla_cpu_use_fusion_emitters": "True"}
 
 
