@@ -53,8 +53,8 @@ def restore(
 
     Raises:
         ValueError: a model without variables, or the other way round; not RGB frames; a frame whose size or type is
-            not the first one's, or whose floating values are not in [0, 1]. From an iterator it comes when that frame
-            is reached and names its number.
+            not the first one's, or whose floating values are not in [0, 1]; values of the network that are not finite.
+            From an iterator it comes when that frame is reached and names its number.
     """
     if model is None and variables is None:
         model, variables = _default()
@@ -146,12 +146,14 @@ def _restore_stream(
     variables = jax.tree.map(jnp.asarray, variables)
     network = WholeFrames(model, variables) if tiling is None else TiledFrames(model, variables, tiling)
     carry: PyTree = None
-    waiting: collections.deque[tuple[Array, dict[str, jax.Array]]] = collections.deque()
+    waiting: collections.deque[tuple[Array, Any, dict[str, jax.Array]]] = collections.deque()
     done = 0 if halfway is None else halfway.frames_done
 
     def finish_one() -> np.ndarray:
         nonlocal done
-        on_device, pictures = waiting.popleft()
+        on_device, is_finite, pictures = waiting.popleft()
+        if not is_finite:
+            raise ValueError(_not_finite(done, model))
         restored = np.asarray(on_device).astype(dtype, copy=False)
         if explain is not None:
             explain(done, {name: np.asarray(picture) for name, picture in pictures.items()})
@@ -174,8 +176,8 @@ def _restore_stream(
             if halfway is not None:
                 carry = network.put_back(carry, halfway.carry)
         pictures = {} if explain is None else _pictures(model, variables, carry, window)
-        carry, restored = network.step(carry, window)
-        waiting.append((restored, pictures))
+        carry, restored, is_finite = network.step(carry, window)
+        waiting.append((restored, is_finite, pictures))
         if save is not None and (number + 1) % save_every == 0:
             now = Halfway(number + 1, jax.tree.leaves(carry))
             while waiting:
@@ -193,6 +195,15 @@ def check_restorer(model: Any) -> None:
         raise ValueError(
             f"{type(model).__name__} is no deblurring model; expected one that restores frames, such as mtu2"
         )
+
+
+def _not_finite(frame: int, model: Any) -> str:
+    said = f"frame {frame} cannot be restored: the network's values are not finite"
+    if not hasattr(model, "config"):
+        return f"{said}; if it was exported in float16, which ends at 65504, export it in bfloat16 or float32"
+    if getattr(model.config, "compute_dtype", None) == "float16":
+        return f"{said} in float16, which ends at 65504; take bfloat16 (--precision=bfloat16) or float32"
+    return f"{said}; its weights are damaged, or its training has diverged: take another checkpoint"
 
 
 @jit(static_argnames=("model",))

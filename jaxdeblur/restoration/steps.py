@@ -59,8 +59,8 @@ class WholeFrames:
         """The carry with the values that its leaves had earlier."""
         return _put_back(carry, leaves, jnp.array)
 
-    def step(self, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array]:
-        """The carry after a frame, and the frame restored, of the type that came in."""
+    def step(self, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array, jax.Array]:
+        """The carry after a frame, the frame restored, of the type that came in, and whether its values are numbers."""
         return step(self._model, self._variables, carry, window)
 
 
@@ -119,8 +119,9 @@ class TiledFrames:
         """The carry with the values that its leaves had earlier."""
         return _put_back(carry, leaves, np.array)
 
-    def step(self, carry: PyTree, window: tuple[np.ndarray, ...]) -> tuple[PyTree, np.ndarray]:
-        """The carry after a frame, in the memory of the one before, and the frame restored."""
+    def step(self, carry: PyTree, window: tuple[np.ndarray, ...]) -> tuple[PyTree, np.ndarray, bool]:
+        """The carry after a frame, in the memory of the one before, the frame restored, and whether its values are
+        numbers."""
         restored = np.zeros(window[0].shape, np.float32)
         before = carry
         # What a tile remembers takes the place of the old memory once no tile to come looks there.
@@ -134,7 +135,8 @@ class TiledFrames:
                 done, inside = finished.popleft()
                 carry = self._stored(carry, inside, done)
         height, width = self._size
-        return carry, _quantised(restored[:height, :width], window[0].dtype)
+        is_finite = bool(np.isfinite(restored).all())
+        return carry, _quantised(restored[:height, :width], window[0].dtype), is_finite
 
     def _inside(self, memory: PyTree, tile: "_Tile") -> PyTree:
         """What is the tile's own; copied, or a part that is kept would hold on to all of it."""
@@ -265,15 +267,20 @@ def home(variables: Variables) -> Any:
 
 
 @jit(static_argnames=("model",), donate_argnames=("carry",))
-def step(model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array]:
-    """One frame: integers to [0, 1], padding, the model, and all of that back."""
+def step(
+    model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]
+) -> tuple[PyTree, jax.Array, jax.Array]:
+    """One frame: integers to [0, 1], padding, the model, and all of that back; and whether the values were finite,
+    which integers no longer tell."""
     dtype = window[0].dtype
     padded, size = to_model(model, window)
     carry, outputs = model.apply(variables, carry, padded, method="step")
-    restored = jnp.clip(unpad(outputs.restored, size)[0].astype(jnp.float32), 0, 1)
+    values = unpad(outputs.restored, size)[0].astype(jnp.float32)
+    is_finite = jnp.isfinite(values).all()
+    restored = jnp.clip(values, 0, 1)
     if jnp.issubdtype(dtype, jnp.integer):
         restored = jnp.rint(restored * _largest(dtype))
-    return carry, restored.astype(dtype)
+    return carry, restored.astype(dtype), is_finite
 
 
 @jit(static_argnames=("model",))
@@ -302,7 +309,8 @@ def _quantised(unit: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if np.issubdtype(dtype, np.integer):
         unit *= np.float32(_largest(dtype))
         np.rint(unit, out=unit)
-    return unit.astype(dtype)
+    with np.errstate(invalid="ignore"):  # of no number nothing is handed out
+        return unit.astype(dtype)
 
 
 def _largest(dtype: np.dtype) -> int:

@@ -228,3 +228,21 @@ def test_bad_frames_are_named():
     frames[2] = np.full_like(frames[0], np.nan)
     with pytest.raises(ValueError, match=r"frame 2 has values in \[nan"):
         restore(np.stack(frames), model, variables())
+
+
+class Dividing(TinyModel):
+    def step(self, carry, window):
+        current = window[:, self.past_frames]
+        return carry, Outputs(current / jnp.max(current, axis=(1, 2, 3), keepdims=True))
+
+
+@pytest.mark.parametrize("tiling", [None, steps.Tiling(96, 96, 0)], ids=["whole", "tiles"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_is_no_number_is_not_handed_out(dtype, tiling):
+    """As integers such values would be black or white pixels among others."""
+    frames = np.ones((4, 100, 140, 3), dtype)
+    frames[2] = 0
+    restored = restore(iter(frames), Dividing(), {}, tiling=tiling)
+    assert np.ptp([next(restored), next(restored)]) == 0
+    with pytest.raises(ValueError, match="frame 2 cannot be restored: the network's values are not finite"):
+        next(restored)

@@ -40,5 +40,16 @@ def test_the_command_uses_them(tmp_path, capsys):
     np.testing.assert_array_equal(found, jaxdeblur.restore(frames("blur")))
 
 
+def test_where_float16_does_not_hold_their_features_nothing_is_written_and_bfloat16_named(tmp_path, capsys):
+    command = ["deblur", str(REDS / "blur"), str(tmp_path / "out"), "--no-gate"]
+    assert cli.main([*command, "--precision=float16"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "jaxdeblur: error: frame 1 cannot be restored: the network's values are not finite in float16, which ends at "
+        "65504; take bfloat16 (--precision=bfloat16) or float32"
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main([*command, "--precision=bfloat16"]) == 0
+
+
 def test_they_are_small():
     assert find_weights("default").stat().st_size < 5e6
