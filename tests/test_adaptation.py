@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from tiny_networks import DEBLURGAN, FLOWNETS, save_networks
 from tiny_video import smooth_frames, write_video_file
 
 from jaxdeblur import create_model
@@ -21,14 +22,11 @@ from jaxdeblur.adaptation import (
     hold_back,
     read_windows,
 )
-from jaxdeblur.checkpoint import load_flow_network, load_model, save_model
+from jaxdeblur.checkpoint import load_flow_network, load_model
 from jaxdeblur.cli import _parser, main
 from jaxdeblur.data.unlabelled import UnlabelledWindow
-from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.reblur import ReblurObjective
 
-DEBLURGAN = {"width": 1 / 32, "blocks": 1, "weight_init": "pass"}
-FLOWNETS = {"width": 1 / 32}
 QUICK = Adaptation(steps=4, batch_size=8, crop_px=16, evaluate_every=2, learning_rate=1e-3)
 
 
@@ -40,11 +38,7 @@ def optax_promotes():
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    for number, (name, options) in enumerate((("deblurgan", DEBLURGAN), ("flownets", FLOWNETS))):
-        variables = initial_variables(jax.random.key(number), create_model(name, **options))
-        save_model(folder / name, name=name, options=options, variables=variables)
-    return folder
+    return save_networks(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture

@@ -9,25 +9,17 @@ import pytest
 from PIL import Image
 from test_config import load
 from test_train_flow import run
+from tiny_networks import DEBLURGAN, FLOWNETS, save_networks
 
 import jaxdeblur.config as parts
-from jaxdeblur import create_model
-from jaxdeblur.checkpoint import find_checkpoint, load_config, load_flow_network, load_model, save_model
-from jaxdeblur.models import initial_variables
+from jaxdeblur.checkpoint import find_checkpoint, load_config, load_flow_network, load_model
 from jaxdeblur.objectives.reblur import ReblurObjective, TunedParams
 from jaxdeblur.training.sharding import make_mesh
-
-DEBLURGAN = {"width": 1 / 32, "blocks": 1, "weight_init": "pass"}
-FLOWNETS = {"width": 1 / 32}
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    for number, (name, options) in enumerate((("deblurgan", DEBLURGAN), ("flownets", FLOWNETS))):
-        variables = initial_variables(jax.random.key(number), create_model(name, **options))
-        save_model(folder / name, name=name, options=options, variables=variables)
-    return folder
+    return save_networks(tmp_path_factory.mktemp("networks"))
 
 
 def write_clip(folder, count):
