@@ -168,14 +168,9 @@ def test_a_run_from_its_networks_to_its_scores(networks, options, whole, tmp_pat
     assert [(frame["clip"], frame["frame"]) for frame in scores["frames"]] == [
         (clip, frame) for clip in ("test_000", "test_001") for frame in range(4)
     ]
-    config = recipe_of(whole)
-    config.data.unlabelled.only = ("test_009",)
-    config.data.crop_px, config.data.unlabelled.clip_px, config.evaluation.frames = 32, 40, 4
-    config.evaluation.clips = 2
-    config = parts.resolve(config)
-    turns = parts.build_turns(config, parts.build_model(config))
-    with pytest.raises(ValueError, match=r"data\.unlabelled\.only names test_009"):
-        parts.training_batches(config, turns, make_mesh(jax.devices()[:1]))
+    only = "--config.data.unlabelled.only=('test_009',)"
+    with pytest.raises(AssertionError, match=r"data\.unlabelled\.only names test_009"):
+        run("train.py", *options, f"--workdir={tmp_path / 'x'}", "--config.training.steps=2", only)
 
 
 def recipe_of(run_folder):

@@ -17,8 +17,6 @@ CDVD = (
     "--config=configs/cdvd.py:smoke",
     "--config.model.flow=zero",  # a flow network takes most of the time to compile; test_config has it start from one
     "--config.model.channels=4",
-    "--config.model.stages=1",
-    "--config.data.frames=1",
     "--config.data.crop_px=32",
     "--config.evaluation.protocol=cdvd",
 )

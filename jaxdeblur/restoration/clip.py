@@ -199,11 +199,12 @@ def check_restorer(model: Any) -> None:
 
 def _not_finite(frame: int, model: Any) -> str:
     said = f"frame {frame} cannot be restored: the network's values are not finite"
-    if not hasattr(model, "config"):
-        return f"{said}; if it was exported in float16, which ends at 65504, export it in bfloat16 or float32"
-    if getattr(model.config, "compute_dtype", None) == "float16":
+    if getattr(getattr(model, "config", None), "compute_dtype", None) == "float16":
         return f"{said} in float16, which ends at 65504; take bfloat16 (--precision=bfloat16) or float32"
-    return f"{said}; its weights are damaged, or its training has diverged: take another checkpoint"
+    return (
+        f"{said}; its weights are damaged, or its training has diverged: take another checkpoint. A model that was "
+        "exported in float16, which ends at 65504: export it in bfloat16 or float32"
+    )
 
 
 @jit(static_argnames=("model",))

@@ -137,7 +137,8 @@ def export_model(
                 archive.writestr(f"{name}.bin", function.serialize())
         if export.default_export_platform() not in platforms:
             return None
-        difference = _largest_difference(load_exported(partial), (model, variables))
+        # The model first: a fault of its own is named as such.
+        difference = _largest_difference((model, variables), load_exported(partial))
         check_difference(difference, target)
     return difference
 

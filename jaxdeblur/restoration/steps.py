@@ -60,7 +60,7 @@ class WholeFrames:
         return _put_back(carry, leaves, jnp.array)
 
     def step(self, carry: PyTree, window: tuple[jax.Array, ...]) -> tuple[PyTree, jax.Array, jax.Array]:
-        """The carry after a frame, the frame restored, of the type that came in, and whether its values are numbers."""
+        """The carry after a frame, the frame restored, of the type that came in, and whether its values are finite."""
         return step(self._model, self._variables, carry, window)
 
 
@@ -121,7 +121,7 @@ class TiledFrames:
 
     def step(self, carry: PyTree, window: tuple[np.ndarray, ...]) -> tuple[PyTree, np.ndarray, bool]:
         """The carry after a frame, in the memory of the one before, the frame restored, and whether its values are
-        numbers."""
+        finite."""
         restored = np.zeros(window[0].shape, np.float32)
         before = carry
         # What a tile remembers takes the place of the old memory once no tile to come looks there.
@@ -135,8 +135,9 @@ class TiledFrames:
                 done, inside = finished.popleft()
                 carry = self._stored(carry, inside, done)
         height, width = self._size
+        restored = restored[:height, :width]
         is_finite = bool(np.isfinite(restored).all())
-        return carry, _quantised(restored[:height, :width], window[0].dtype), is_finite
+        return carry, _quantised(restored, window[0].dtype), is_finite
 
     def _inside(self, memory: PyTree, tile: "_Tile") -> PyTree:
         """What is the tile's own; copied, or a part that is kept would hold on to all of it."""
@@ -270,8 +271,8 @@ def home(variables: Variables) -> Any:
 def step(
     model: Any, variables: Variables, carry: PyTree, window: tuple[jax.Array, ...]
 ) -> tuple[PyTree, jax.Array, jax.Array]:
-    """One frame: integers to [0, 1], padding, the model, and all of that back; and whether the values were finite,
-    which integers no longer tell."""
+    """One frame: integers to [0, 1], padding, the model, and all of that back. The last result says whether the values
+    were finite, which integers no longer show."""
     dtype = window[0].dtype
     padded, size = to_model(model, window)
     carry, outputs = model.apply(variables, carry, padded, method="step")
@@ -309,7 +310,7 @@ def _quantised(unit: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if np.issubdtype(dtype, np.integer):
         unit *= np.float32(_largest(dtype))
         np.rint(unit, out=unit)
-    with np.errstate(invalid="ignore"):  # of no number nothing is handed out
+    with np.errstate(invalid="ignore"):  # a frame that is not finite is refused by whoever asked for it
         return unit.astype(dtype)
 
 
