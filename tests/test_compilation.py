@@ -206,9 +206,6 @@ def test_who_asks_jax_for_tf32_gets_it():
 
 
 TOLERANCE = 1e-4
-# Where a ReLU is given next to zero, rounding decides which side it takes, and a whole path's gradient comes or goes
-# with it: 1.2e-3 was seen.
-GRADIENT_TOLERANCE = 5e-3
 # As users have it, whatever the environment of the tests says.
 OPTIMIZED = {"xla_backend_optimization_level": "3", "xla_llvm_disable_expensive_passes": "False"}
 EMITTERS = {"xla_cpu_use_fusion_emitters": "True"}
@@ -259,11 +256,22 @@ def test_a_compiled_network_is_its_single_ops(name, size):
     """Values and gradients at sizes odd and even, square and not, from one to four of the networks' multiples."""
     model, variables = small(name)
     run, arguments = value_and_gradients(model), inputs(model, *size)
-    (value, gradients), (expected, expected_gradients) = (
-        way(variables, *arguments) for way in (functools.partial(compiled, run), run)
-    )
-    assert largest_deviation(value, expected) < TOLERANCE
-    assert largest_deviation(gradients, expected_gradients) < GRADIENT_TOLERANCE
+    value, gradients = compiled(run, variables, *arguments)
+    deviations = []
+    for seed in range(9):
+        expected, expected_gradients = run(variables, *(moved(image, seed) if seed else image for image in arguments))
+        assert largest_deviation(value, expected) < TOLERANCE
+        deviations.append(largest_deviation(gradients, expected_gradients))
+        if deviations[-1] < TOLERANCE:
+            return
+    pytest.fail(f"the gradients deviate by {deviations}")
+
+
+def moved(image, seed):
+    """The image but for rounding. Where a ReLU is given next to zero, rounding decides which side it takes, and with it
+    a whole path's gradient comes or goes, 9e-3 of the largest: the program may have any of the gradients nearby."""
+    rng = np.random.default_rng(seed)
+    return image * (1 + 1e-6 * rng.uniform(-1, 1, image.shape).astype(np.float32))
 
 
 @pytest.mark.exhaustive
