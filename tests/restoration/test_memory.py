@@ -183,9 +183,9 @@ def test_budgets_are_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")  # programs take what they take when they are optimised
     ways, budget = [], "2G"
     for share in (0.9, 0.9, 0.0):  # of what the run before has planned, for the one after it
-        command = ["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), f"--checkpoint={tmp_path / 'model'}"]
+        command = ["deblur", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--overwrite"]
         done = subprocess.run(
-            [sys.executable, "-c", _COMMAND, *command, f"--memory={budget}"],
+            [sys.executable, "-c", _COMMAND, *command, f"--checkpoint={tmp_path / 'model'}", f"--memory={budget}"],
             env={**os.environ, "PYTHONPATH": root, "XDG_CACHE_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
@@ -196,7 +196,8 @@ def test_budgets_are_kept(tmp_path, monkeypatch):
         taken = 1024 * int(done.stdout.split()[-1])
         ways.append("tiles" in done.stderr)
         assert planned <= parse_bytes(budget) + 2**23  # two decimals were printed
-        assert 0.9 * planned < taken < 1.1 * planned, (budget, taken / 2**30, done.stderr)
+        # Less, since an encoder takes all its memory only when its queue is full, which takes more than these frames.
+        assert 0.85 * planned < taken < 1.05 * planned, (budget, taken / 2**30, done.stderr)
         budget = f"{int(share * planned)}"
     assert ways == [False, True, True]
     assert list((tmp_path / "jaxdeblur").iterdir())  # what was compiled
