@@ -220,12 +220,13 @@ def test_the_more_blurred_and_the_still_of_several_clips_are_chosen():
     assert 0 < np.sum(is_still) < 2 * shares
     # Of each three the first that is still, or else the one that is blurred most.
     chosen = 3 * np.arange(2 * shares) + np.argmax(np.where(is_still, np.inf, error).reshape(-1, 3), axis=1)
+    most = 1e-3 if jax.__version_info__ < (0, 12) else 5e-3  # 2.4e-3 with jax 0.12
     for name, values in batch.items():
         # The last bits are the compiler's, which has batches of two sizes before it: here and there a value on the
         # border of two levels becomes the other one.
         values, expected = (np.asarray(x, np.float64) for x in (values, every[name][chosen]))
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1.01 / 255, err_msg=name)
-        assert np.mean(np.abs(values - expected) > 1e-4 * (1 + np.abs(expected))) < 5e-3, name
+        assert np.mean(np.abs(values - expected) > 1e-4 * (1 + np.abs(expected))) < most, name
     with pytest.raises(ValueError, match="choose_from is 0; expected 1 or more"):
         scenes.batch_renderer(config, batch_size=2 * shares, mesh=mesh, choose_from=0)
 
