@@ -523,8 +523,10 @@ def _refuse_missing_checkpoint(path: str | None, option: str = "--checkpoint", *
 
 def _start_jax() -> None:
     """Asks for the devices, which are not always there. What is compiled is kept on disk, so that a second start with
-    frames of the same size is fast."""
+    frames of the same size is fast; but not where oneDNN's faster programs, which no file can hold, are to be had."""
     import jax
+
+    from jaxdeblur import compilation
 
     try:
         jax.devices()
@@ -533,7 +535,7 @@ def _start_jax() -> None:
         why = f" ({str(error).split('(set JAX_PLATFORMS')[0].strip().rstrip('.')})" if str(error) else ""
         what = f"JAX_PLATFORMS is {asked!r}, and JAX" if asked else "JAX"
         raise ValueError(f"{what} finds no such device here{why}; unset it, or set JAX_PLATFORMS=cpu") from error
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR") and not compilation.has_onednn():
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdeblur"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

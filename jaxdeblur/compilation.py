@@ -4,6 +4,10 @@ XLA's CPU compiler hands convolutions to YNNPACK where its flag `xla_cpu_experim
 does by default in jaxlib 0.10. There a large program can come out wrong on some processors, as the cascade of
 `cdvd_tsp` on frames of 68x108 does in its last stage. Without these convolutions values are right. jaxlib that does not
 know the flag does not have the fault.
+
+oneDNN's convolutions, which come with jaxlib from 0.12 on but must be asked for, are right, and faster than XLA's own:
+docs/performance.md says by how much. A program that holds them cannot be written to a file, so they are left out where
+JAX is told to keep its programs in a folder (`JAX_COMPILATION_CACHE_DIR`).
 """
 
 import functools
@@ -12,19 +16,43 @@ from typing import Any
 
 import jax
 
-_WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_WITHOUT_YNNPACK: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_WITH_ONEDNN: dict[str, str | bool] = {"xla_cpu_experimental_onednn_custom_call": True}
 
 
-def compiler_options(*, optimized: bool = True) -> dict[str, str]:
+def compiler_options(*, optimized: bool = True) -> dict[str, str | bool]:
     """What the compiler of the default backend is told beside its own defaults, for `jax.jit(compiler_options=...)`.
 
     Args:
         optimized: False for programs that run once, whose compilation takes longer than what it saves.
     """
-    options = {} if optimized else {"xla_backend_optimization_level": "0"}
-    if jax.default_backend() == "cpu" and _is_known(*_WITHOUT_YNNPACK.items()):
-        options |= _WITHOUT_YNNPACK
+    options: dict[str, str | bool] = {} if optimized else {"xla_backend_optimization_level": "0"}
+    if jax.default_backend() == "cpu":
+        if _is_known(*_WITHOUT_YNNPACK.items()):
+            options |= _WITHOUT_YNNPACK
+        if optimized and not _keeps_programs() and has_onednn():
+            options |= _WITH_ONEDNN
     return options
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether programs of the default backend can have oneDNN's convolutions: a CPU's, by a jaxlib built with them."""
+    if jax.default_backend() != "cpu" or not _is_known(*_WITH_ONEDNN.items()):
+        return False
+    image, kernel = jax.ShapeDtypeStruct((1, 8, 8, 8), "float32"), jax.ShapeDtypeStruct((3, 3, 8, 8), "float32")
+
+    def convolved(image: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    program = jax.jit(convolved, compiler_options=_WITH_ONEDNN).lower(image, kernel).compile()
+    return "onednn" in (program.as_text() or "")
+
+
+def _keeps_programs() -> bool:
+    """Whether JAX writes what it compiles to a folder, to read it in the next process."""
+    config: Any = jax.config  # of whose options type checkers know nothing
+    return bool(config.jax_compilation_cache_dir) and bool(config.jax_enable_compilation_cache)
 
 
 def jit(function: Callable[..., Any] | None = None, /, *, optimized: bool = True, **options: Any) -> Any:
@@ -74,7 +102,7 @@ class _Jitted:
 
 
 @functools.cache
-def _is_known(*options: tuple[str, str]) -> bool:
+def _is_known(*options: tuple[str, str | bool]) -> bool:
     """Whether the installed jaxlib has these options."""
     try:
         jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()

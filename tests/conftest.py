@@ -20,12 +20,14 @@ _flags = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+_jaxlib = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+if _jaxlib < (0, 11):
     _flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _flags)
 # For all workers and for the commands that tests start, which compile the same again and again; gone at the end. The
-# first process to come here makes it and the others inherit it.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+# first process to come here makes it and the others inherit it. From jaxlib 0.12 on, programs of the package cannot be
+# kept, and tests are to run those that its users do.
+if _jaxlib < (0, 12) and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -96,6 +96,21 @@ def test_options_are_those_that_the_installed_compiler_knows():
     assert not compilation._is_known(("xla_no_such_option", ""))
 
 
+def test_onednn_convolves_where_jaxlib_has_it_and_programs_are_not_kept(tmp_path):
+    folder = jax.config.jax_compilation_cache_dir
+    for kept in (None, str(tmp_path)):
+        jax.config.update("jax_compilation_cache_dir", kept)
+        try:
+            convolved = compilation.jit(Conv(32, 3).apply)
+            image, kernel = jnp.ones((1, 24, 24, 32)), jnp.ones((3, 3, 32, 32))
+            lowered = convolved.lower({"params": {"kernel": kernel, "bias": jnp.ones(32)}}, image)
+            has = "__onednn$convolution" in lowered.compile().as_text()
+        finally:
+            jax.config.update("jax_compilation_cache_dir", folder)
+        assert has == (kept is None and jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 12))
+        assert compilation.has_onednn() or not has
+
+
 def test_no_program_is_compiled_by_other_ways():
     own_ways = {"compilation.py", "restoration/export.py"}  # what is exported, whoever loads it compiles
     package = Path(jaxdeblur.__file__).parent
