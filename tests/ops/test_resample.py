@@ -13,6 +13,8 @@ from parity import load_case
 
 from jaxdeblur.ops.resample import (
     BORDERS,
+    _in_four_reads,
+    _in_one_read,
     downsample_area,
     downsample_tent,
     pad_mirrored,
@@ -283,3 +285,40 @@ def test_mirrored_rows_and_columns_are_those_inside(around):
             expected[:, row, column] = x[:, at(row - around, height), at(column - around, width)]
         np.testing.assert_array_equal(pad_mirrored(x, around), expected)
         np.testing.assert_array_equal(exported.call(x), expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 4), (5, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_read_of_four_pixels_is_four_reads(size, dtype):
+    """Which a CPU and an accelerator make: values, tangents and gradients."""
+    random = np.random.default_rng(0)
+    image = jnp.asarray(random.standard_normal((*size, 3)), dtype)
+    row, column = (jnp.asarray(random.integers(0, n - 1, (7, 6))) for n in size)
+    weights = tuple(jnp.asarray(w, jnp.float32) for w in random.standard_normal((4, 7, 6)))
+    out = random.standard_normal((7, 6, 3)).astype(np.float32)
+    ways = []
+    for way in (_in_one_read, _in_four_reads):
+
+        def of_image_and_weights(image, weights, way=way):
+            return way(image, row, column, weights)
+
+        found, transpose = jax.vjp(of_image_and_weights, image, weights)
+        _, tangent = jax.jvp(of_image_and_weights, (image, weights), (image + 1, weights))
+        ways.append(jax.tree.leaves((found, tangent, transpose(out))))
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.05  # sums of gradients are rounded one by one
+    for one, other in zip(*ways, strict=True):
+        np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (2, 2)])
+def test_the_smallest_images_are_read_right(border, size):
+    """Against sums over every pixel, at quarters of a pixel within and around the image."""
+    image = np.random.default_rng(0).standard_normal((*size, 2)).astype(np.float32)
+    y, x = np.mgrid[-9 : 4 * size[0] + 6, -9 : 4 * size[1] + 6] / 4
+    within = [np.clip(p, 0, n - 1) if border == "edge" else p for p, n in ((y, size[0]), (x, size[1]))]
+    across = [np.maximum(0, 1 - np.abs(p[..., None] - np.arange(n))) for p, n in zip(within, size, strict=True)]
+    expected = np.einsum("hwr,hwc,rcf->hwf", *across, image)
+    found, inside = sample_bilinear(image, x.astype(np.float32), y.astype(np.float32), border=border)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(inside, (y >= 0) & (y <= size[0] - 1) & (x >= 0) & (x <= size[1] - 1))
