@@ -115,8 +115,8 @@ class MultiTaskUnitCarry:
     """What one frame hands to the next. Fields are arrays, or what JAX puts in their place: shapes, shardings."""
 
     seen: Any  # () bool: a frame has gone before
-    motion_features: Any  # (B, H/4, W/4, 2c), of unit 1
-    unit_features: Any  # (B, H, W, c), of the last unit
+    motion_features: Any  # (B, H/4, W/4, 2c), of unit 1; None: no motion is estimated
+    unit_features: Any  # (B, H, W, c), of the last unit; None likewise
     restored: Any  # (B, H, W, 3)
     coarse: Any = None  # with more than one scale, the carry of the next coarser one
 
@@ -127,17 +127,18 @@ class MultiTaskUnitOutputs(NamedTuple):
     restored: Image  # (B, H, W, 3), not clamped
     intermediate: tuple[Image, ...]  # N - 1 restored frames of the units before the last, and before them, with more
     # than one scale, the frame as the coarser ones leave it; empty unless training
-    cost: CostVolume  # (B, H/4, W/4, (2D+1)^2), after the 5 x 5 mean
-    displacement_cur_to_prev: Displacement  # (B, H/4, W/4, 2), quarter-resolution pixels
+    cost: CostVolume | None  # (B, H/4, W/4, (2D+1)^2), after the 5 x 5 mean; None where the carry has no features
+    displacement_cur_to_prev: Displacement | None  # (B, H/4, W/4, 2), quarter-resolution pixels; None likewise
     structure: Features  # (B, H, W, c)
     history: Features  # (B, H, W, c)
     units: tuple[Features, ...]  # N of (B, H, W, c)
-    warped: tuple[Features, ...]  # previous features moved, behind units 1..N-1 (and behind unit 1 for N = 1)
+    warped: tuple[Features, ...]  # previous features moved, behind units 1..N-1 (and behind unit 1 for N = 1);
+    # empty where the carry has no features
     motion_features: Features  # (B, H/4, W/4, 2c)
 
 
 class DetailNetwork(nn.Module):
-    """One unit's encoder-decoder, (B, H, W, any) -> (B, H, W, c), non-negative."""
+    """One unit's encoder-decoder, (B, H, W, any) -> (B, H, W, c), non-negative. Several arrays count as joined."""
 
     channels: int
     residual_blocks: int
@@ -145,7 +146,7 @@ class DetailNetwork(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, *parts: Features) -> Features:
         def conv(name: str, features: int, kernel_size: int, strides: int = 1) -> Conv:
             weights = _initial_weights(self.weight_init, _BRANCH if name == "block_end" else 1.0)
             return Conv(features, kernel_size, strides, kernel_init=weights, dtype=self.dtype, name=name)
@@ -156,7 +157,7 @@ class DetailNetwork(nn.Module):
             return ConvTranspose(self.channels, kernel_init=weights, dtype=self.dtype, name=name)
 
         c = self.channels
-        full = nn.relu(conv("enc1", c, 5)(x))
+        full = nn.relu(conv("enc1", c, 5)(*parts))
         half = nn.relu(conv("enc2", c, 3, strides=2)(full))
         quarter = nn.relu(conv("enc3", 2 * c, 3, strides=2)(half))
         y = quarter
@@ -245,9 +246,14 @@ class MultiTaskUnits(nn.Module):
         )
 
     def start(self, window: Clip) -> MultiTaskUnitCarry:
-        """The carry before the first frame, of the size of its window."""
+        """The carry before the first frame, of the size of its window.
+
+        A single unit uses no motion. Its carry holds no features here, and the steps from it estimate none; start from
+        `init_carry` to have them anyway.
+        """
         batch, _, height, width, _ = window.shape
-        return self.init_carry(batch, height, width)
+        carry = self.init_carry(batch, height, width)
+        return carry if self.config.units > 1 else _without_features(carry)
 
     def step(
         self, carry: MultiTaskUnitCarry, window: Clip, *, train: bool = False
@@ -255,7 +261,7 @@ class MultiTaskUnits(nn.Module):
         """Restores the middle frame of a window.
 
         Args:
-            carry: of the frame before, or init_carry.
+            carry: of the frame before, or `start`, or `init_carry`.
             window: (B, 5, H, W, 3), frames t-2..t+2; a frame that does not exist is a copy of the nearest one.
             train: also compute the intermediate restored frames, and hand on the restored frame as it is; otherwise it
                 is handed on clamped to [0, 1], as the released evaluation does.
@@ -277,28 +283,34 @@ class MultiTaskUnits(nn.Module):
             frame = jnp.clip(frame + change, 0.0, 1.0)
         first = ~carry.seen
 
+        def joined(*parts: Features) -> tuple[Features, ...]:
+            # Convolutions can take them as they are, but not where gradients are taken as fast.
+            return (jnp.concatenate(parts, axis=-1),) if train else parts
+
         structure = nn.relu(self.structure_conv(frame.astype(self._dtype)))
         previous = jnp.where(first, frame, jax.lax.stop_gradient(carry.restored))
         history = jnp.concatenate([window[:, 0], window[:, 1], previous, window[:, 3], window[:, 4]], axis=-1)
         history = nn.relu(self.history_conv(history.astype(self._dtype)))
 
-        features = self.unit["1"](jnp.concatenate([structure, history], axis=-1))
+        features = self.unit["1"](*joined(structure, history))
         motion = nn.relu(self.motion_conv(structure + features if cfg.structure_injection else features))
-        cost, displacement = self._match(motion, carry, first)
+        has_features = carry.motion_features is not None
+        cost, displacement = self._match(motion, carry, first) if has_features else (None, None)
 
-        moved = warp_blocks(jax.lax.stop_gradient(carry.unit_features), displacement, block=QUARTER)
         units, warped, intermediate = [features], [], []
         if train and coarse is not None:
             intermediate.append(frame)
-        for n in range(1, max(cfg.units, 2)):
+        if has_features:
+            moved = warp_blocks(jax.lax.stop_gradient(carry.unit_features), displacement, block=QUARTER)
+        for n in range(1, max(cfg.units, 2) if has_features else 1):
             # The map behind the last unit feeds nothing; that of a single unit serves only to look at.
             warped.append(self._previous_features(features, moved, displacement, first))
             if n == cfg.units:
                 break
-            joined = jnp.concatenate([features, warped[-1]], axis=-1)
+            both = joined(features, warped[-1])
             if train or self.is_initializing():
-                intermediate.append(self._image(self.deblur[str(n)](joined), frame))
-            features = self.unit[str(n + 1)](joined)
+                intermediate.append(self._image(self.deblur[str(n)](*both), frame))
+            features = self.unit[str(n + 1)](*both)
             units.append(features)
 
         restored = self._image(self.output_conv(features), frame)
@@ -315,8 +327,8 @@ class MultiTaskUnits(nn.Module):
         )
         handed_on = MultiTaskUnitCarry(
             seen=jnp.ones((), bool),
-            motion_features=motion,
-            unit_features=features,
+            motion_features=motion if has_features else None,
+            unit_features=features if has_features else None,
             restored=restored if train else jnp.clip(restored, 0.0, 1.0),
             coarse=coarse,
         )
@@ -329,6 +341,8 @@ class MultiTaskUnits(nn.Module):
         if self.config.units == 1:
             return {"blurred": window[:, 2], "restored": outputs.restored}
         displacement = outputs.displacement_cur_to_prev
+        if displacement is None:
+            raise ValueError("the carry holds no features of the frame before; start from `start` or `init_carry`")
         flow = QUARTER * displacement.astype(jnp.float32)
         blurred = window[:, 2]
         previous = jnp.where(carry.seen, carry.restored, blurred)
@@ -347,15 +361,16 @@ class MultiTaskUnits(nn.Module):
         if clip.ndim != 5 or clip.shape[-1] != 3:
             raise ValueError(f"clip has shape {clip.shape}; expected (batch, time, height, width, 3)")
         batch, _, height, width, _ = clip.shape
-        carry = self.init_carry(batch, height, width)
+        window = jnp.broadcast_to(clip[:, :1], (batch, 5, height, width, 3))
+        carry = self.start(window)
 
         def body(model: "MultiTaskUnits", carry: MultiTaskUnitCarry, window: Clip) -> tuple[MultiTaskUnitCarry, Image]:
             carry, outputs = model.step(carry, window)
             return carry, outputs.restored
 
-        if self.is_initializing():  # one step makes every parameter; scanning would only cost time
-            window = jnp.broadcast_to(clip[:, :1], (batch, 5, height, width, 3))
-            return jnp.broadcast_to(body(self, carry, window)[1][:, None], clip.shape)
+        if self.is_initializing():  # one step at one scale makes every parameter; more would only cost time
+            _, restored = body(self, self._carry_of_scale(1, batch, height, width), window)
+            return jnp.broadcast_to(restored[:, None], clip.shape)
         scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
         _, restored = scan(self, carry, clip_windows(clip))
         return restored
@@ -395,6 +410,11 @@ def matching_cost(features_1: Features, features_0: Features, *, radius: int) ->
     cosines, 5 x 5 means of them; (B, H/4, W/4, (2 radius + 1)^2) float32."""
     features = features_1.astype(jnp.float32), features_0.astype(jnp.float32)
     return box_mean(local_cost_volume(*features, radius=radius, similarity="cosine"), 5)
+
+
+def _without_features(carry: MultiTaskUnitCarry) -> MultiTaskUnitCarry:
+    coarse = None if carry.coarse is None else _without_features(carry.coarse)
+    return dataclasses.replace(carry, motion_features=None, unit_features=None, coarse=coarse)
 
 
 def _check_size(height: Pixels, width: Pixels, multiple: Pixels) -> None:

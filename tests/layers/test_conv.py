@@ -142,3 +142,18 @@ def test_bias_is_optional_and_starts_at_zero():
         assert set(layer.init(jax.random.key(0), x)["params"]) == {"kernel"}
     for layer in (Conv(3, 3), ConvTranspose(3)):
         assert not np.any(layer.init(jax.random.key(0), x)["params"]["bias"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_several_arrays_are_convolved_as_if_joined(dtype, strides):
+    random = np.random.default_rng(0)
+    parts = [jnp.asarray(random.standard_normal((2, 9, 8, c)), dtype) for c in (3, 5, 2)]
+    layer = Conv(4, 3, strides)
+    variables = layer.init(jax.random.key(0), *parts)
+    expected = layer.apply(variables, jnp.concatenate(parts, axis=-1))
+    found = layer.apply(variables, *parts)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 if dtype == jnp.float32 else 0)
+    with pytest.raises(ValueError, match="3 arrays for 2 groups"):
+        Conv(4, 3, groups=2).init(jax.random.key(0), *parts)

@@ -656,6 +656,28 @@ def test_inputs_that_do_not_fit_are_refused():
             model.apply(weights(), carry, np.zeros(shape, np.float32), method="step")
 
 
+@pytest.mark.parametrize("scales", [1, 2])
+def test_a_single_unit_hands_on_no_features_unless_it_is_asked_to(scales):
+    model, variables = small(1, scales=scales), weights(1)
+    windows = clip_windows(clip_of_noise()[:, :, :16, :16])
+    asked = model.init_carry(1, 16, 16)
+    assert asked.motion_features is not None
+    carry = model.apply(variables, windows[:, 0], method="start")
+    step = jit_step(model)
+    for t in range(windows.shape[1]):
+        carry, found = step(variables, carry, windows[:, t])
+        asked, expected = step(variables, asked, windows[:, t])
+        np.testing.assert_allclose(found.restored, expected.restored, atol=1e-6)
+        assert (found.cost, found.displacement_cur_to_prev, found.warped) == (None, None, ())
+        assert expected.displacement_cur_to_prev is not None
+        assert len(expected.warped) == 1
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(carry)]
+    assert names == [".seen", ".restored", ".coarse.seen", ".coarse.restored"][: 2 * scales]
+    # Two units use them.
+    start = small(2).apply(weights(2), windows[:, 0], method="start")
+    assert jax.tree.structure(start) == jax.tree.structure(small(2).init_carry(1, 16, 16))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
