@@ -22,6 +22,7 @@ neighbour that is computed and never read.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
@@ -156,12 +157,14 @@ class CDVDTSP(nn.Module):
         """
         if self.config.flow == "none":
             return ()
-        images = [window[:, i] for i in range(window.shape[1] - 1)]
+        images = jnp.moveaxis(jnp.asarray(window[:, :-1], jnp.float32), 1, 0)
         carry = []
-        for _ in range(self.config.stages):
-            frames = [self._see(image) for image in images]
-            carry.append((frames[-2], frames[-1]))
-            images = [self._restore(*frames[i : i + 3]).restored for i in range(len(frames) - 2)]
+        for stage in range(self.config.stages):
+            frames = _in_turn(self, lambda model, image: model._see(image), images)
+            carry.append(tuple(jax.tree.map(lambda x, at=at: x[at], frames) for at in (-2, -1)))
+            if stage + 1 < self.config.stages:
+                triples = [jax.tree.map(lambda x, part=part: x[part], frames) for part in _TRIPLES]
+                images = _in_turn(self, lambda model, *frames: model._restore(*frames).restored, *triples)
         return tuple(carry)
 
     def step(self, carry: PyTree, window: Clip) -> tuple[PyTree, StageOutputs]:
@@ -176,14 +179,18 @@ class CDVDTSP(nn.Module):
         check_window(window, 2 * self.config.stages + 1, SIZE_MULTIPLE)
         if self.config.flow == "none":
             return carry, StageOutputs(self._restore_side_by_side(window))
-        image = jnp.asarray(window[:, -1], jnp.float32)
-        after = []
-        for previous, current in carry:
-            newest = self._see(image)
-            outputs = self._restore(previous, current, newest)
-            after.append((current, newest))
-            image = outputs.restored
-        return tuple(after), outputs
+
+        def stage(model: "CDVDTSP", image: Image, frames: PyTree) -> tuple[Image, PyTree]:
+            previous, current = frames
+            newest = model._see(image)
+            outputs = model._restore(previous, current, newest)
+            return outputs.restored, ((current, newest), outputs)
+
+        # A loop, since all stages are the same program: written out, each would be compiled anew.
+        stages = jax.tree.map(lambda *frames: jnp.stack(frames), *carry)
+        _, (after, outputs) = _loop(self, stage, jnp.asarray(window[:, -1], jnp.float32), stages)
+        of_stage = [jax.tree.map(lambda x, s=s: x[s], (after, outputs)) for s in range(self.config.stages)]
+        return tuple(frames for frames, _ in of_stage), of_stage[-1][1]
 
     def restore_middle(self, previous: Image, current: Image, following: Image) -> StageOutputs:
         """One stage on three frames (B, H, W, 3) by themselves, as the released code calls it."""
@@ -346,6 +353,24 @@ class RestorationNetwork(nn.Module):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         return {"kernel_init": variance_scaling(1 / 3, "fan_in", "uniform"), "bias_init": bias}
+
+
+def _loop(model: CDVDTSP, body: Callable[..., tuple[Any, Any]], carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    """jax.lax.scan over `body`(model, carry, x) -> (carry, y): what is the same program every time is compiled once."""
+    if model.is_initializing():  # parameters are made outside of loops
+        carry, y = body(model, carry, jax.tree.map(lambda x: x[0], xs))
+        return carry, jax.tree.map(lambda z: jnp.broadcast_to(z, (len(jax.tree.leaves(xs)[0]), *z.shape)), y)
+    alone, variables = model.unbind()
+
+    def turn(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+        return nn.apply(lambda model: body(model, carry, x), alone)(variables)
+
+    return jax.lax.scan(turn, carry, xs)
+
+
+def _in_turn(model: CDVDTSP, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """function(model, ...) of every element of the first axis, stacked."""
+    return _loop(model, lambda model, carry, elements: (carry, function(model, *elements)), None, arguments)[1]
 
 
 def _join_time(tree: Any) -> Any:

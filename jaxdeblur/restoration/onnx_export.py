@@ -26,6 +26,8 @@ from jaxdeblur.types import Restorer, Variables
 
 SUFFIX = ".onnx"
 _COMPARED_FRAMES = 3
+_MOST_TURNS = 8
+"""Of a loop that is written out."""
 
 
 def export_onnx(target: StrPath, model: Restorer, variables: Variables, *, size: tuple[int, int]) -> float:
@@ -72,7 +74,7 @@ def export_onnx(target: StrPath, model: Restorer, variables: Variables, *, size:
 
     def converted(function: Callable[..., Any], inputs: list[Any], takes: list[str], gives: list[str]) -> bytes:
         try:
-            with _for_no_platform():
+            with _as_the_converter_takes_it():
                 graph = jax2onnx.to_onnx(function, inputs, input_names=takes, output_names=gives)
         except Exception as error:  # whatever it meets and does not know
             raise ValueError(f"{target}: jax2onnx cannot convert {type(model).__name__} ({error})") from error
@@ -125,16 +127,29 @@ def _quiet(onnxruntime: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _for_no_platform() -> Iterator[None]:
-    """While a function is traced, what depends on the platform takes the form for none in particular: ONNX knows of
-    none, and the converter of no such choice. It puts forms of its own in the place of JAX's functions in this way."""
-    chooses = jax.lax.platform_dependent
+def _as_the_converter_takes_it() -> Iterator[None]:
+    """While a function is traced, what depends on the platform takes the form for none in particular, of which alone
+    ONNX knows, and short loops are written out: within a loop the converter takes reshapes for dynamic ones. It puts
+    forms of its own in the place of JAX's functions in this way."""
+    chooses, loops = jax.lax.platform_dependent, jax.lax.scan
 
     def default_of(*arguments: Any, default: Callable[..., Any], **_: Any) -> Any:
         return default(*arguments)
 
-    jax.lax.platform_dependent = default_of  # type: ignore[assignment]
+    def written_out(
+        body: Callable[..., Any], carry: Any, xs: Any = None, length: int | None = None, **options: Any
+    ) -> Any:
+        turns = length if length is not None else len(jax.tree.leaves(xs)[0])
+        if turns > _MOST_TURNS or options.get("reverse"):
+            return loops(body, carry, xs, length, **options)
+        ys = []
+        for turn in range(turns):
+            carry, y = body(carry, jax.tree.map(lambda x, turn=turn: x[turn], xs))
+            ys.append(y)
+        return carry, jax.tree.map(lambda *each: jnp.stack(each), *ys)
+
+    jax.lax.platform_dependent, jax.lax.scan = default_of, written_out  # type: ignore[assignment]
     try:
         yield
     finally:
-        jax.lax.platform_dependent = chooses
+        jax.lax.platform_dependent, jax.lax.scan = chooses, loops
