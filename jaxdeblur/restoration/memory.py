@@ -37,6 +37,9 @@ _ACCELERATOR_ERROR = 1.12
 _REACH_STRIP_PX = 64, 1024
 _PROBES_PX = 128, 256
 
+_HOLES = 1.25
+"""So many times what it holds may a process take on a CPU, see `_give_memory_back_at_once`."""
+
 _M_MMAP_THRESHOLD = -3
 """Of mallopt, in glibc's malloc.h."""
 
@@ -105,12 +108,13 @@ def plan(
     height, width = window.shape[1:3]
     look = len(window)
     if _on_cpu():
-        _give_memory_back_at_once()
         # Each frame as it was read and as windows hold it, and restored ones.
         beside = beside_bytes + (2 * look + 3) * window[0].nbytes
     else:
         beside = (look + 3) * window[0].nbytes
     whole = beside + _footprint(step, model, variables, look, height, width, window.dtype) + taken_bytes()
+    if _on_cpu() and _HOLES * whole > budget:
+        _give_memory_back_at_once()
     if whole <= budget:
         return Plan(None, None, whole)
 
@@ -294,7 +298,8 @@ def _give_memory_back_at_once() -> None:
     """Lets large arrays have memory of their own, which goes back to the system with them.
 
     Otherwise the C library keeps what up to 32 MB have left, in holes that later ones do not fit into: a process took a
-    fifth more than all that it held at any time.
+    fifth more than all that it held at any time. It costs time, since the system clears memory before it hands it out:
+    only where memory is short.
     """
     with contextlib.suppress(OSError, AttributeError):  # another system, another C library
         ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)

@@ -177,9 +177,9 @@ def test_budgets_are_kept(tmp_path, monkeypatch):
     variables = initial_variables(jax.random.key(0), create_model("mtu2", **options))
     save_model(tmp_path / "model", name="mtu2", options=options, variables=variables)
     pattern = np.random.default_rng(0).integers(0, 256, (135, 240, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    write_video_file(tmp_path / "in.mp4", np.stack([np.roll(pattern, 3 * number, 1) for number in range(26)]))
+    write_video_file(tmp_path / "in.mp4", np.stack([np.roll(pattern, 3 * number, 1) for number in range(64)]))
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # of the tests: here the command keeps its own
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # of the tests: here the command keeps its own
     monkeypatch.delenv("XLA_FLAGS")  # programs take what they take when they are optimised
     ways, budget = [], "2G"
     for share in (0.9, 0.9, 0.0):  # of what the run before has planned, for the one after it
@@ -196,8 +196,8 @@ def test_budgets_are_kept(tmp_path, monkeypatch):
         taken = 1024 * int(done.stdout.split()[-1])
         ways.append("tiles" in done.stderr)
         assert planned <= parse_bytes(budget) + 2**23  # two decimals were printed
-        # Less, since an encoder takes all its memory only when its queue is full, which takes more than these frames.
-        assert 0.85 * planned < taken < 1.05 * planned, (budget, taken / 2**30, done.stderr)
+        # As many frames as fill the encoder's queue: before that, it takes less.
+        assert 0.9 * planned < taken < 1.05 * planned, (budget, taken / 2**30, done.stderr)
         budget = f"{int(share * planned)}"
     assert ways == [False, True, True]
     assert list((tmp_path / "jaxdeblur").iterdir())  # what was compiled
