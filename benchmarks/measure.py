@@ -54,9 +54,16 @@ def _walk(jaxpr: Any) -> Iterator[Convolution]:
             macs = out.size * kernel.size // channels_out
             yield Convolution(x.shape, kernel.shape, x.dtype, dict(equation.params), macs)
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "cond":  # also what depends on the platform: one branch is run
+            yield from max(([*_walk(branch.jaxpr)] for branch in equation.params["branches"]), key=_macs)
+            continue
         for inner in _inner(equation.params):
             for _ in range(repeats):
                 yield from _walk(inner)
+
+
+def _macs(found: list[Convolution]) -> int:
+    return sum(convolution.macs for convolution in found)
 
 
 def _inner(parameters: dict[str, Any]) -> Iterator[Any]:

@@ -2,12 +2,14 @@
 
     python -m benchmarks.video memory  --checkpoint=C [--size 3840x2160] [--frames 16] [--budgets 4G,6G,8G]
     python -m benchmarks.video latency --checkpoint=C [--sizes 640x360,1280x720] [--frames 30]
+    python -m benchmarks.video overhead --checkpoint=C [--sizes 640x360,1280x720] [--frames 16] [--turns 3]
     python -m benchmarks.video reach   [MODEL ...]
     python -m benchmarks.video tiles   --checkpoint=C VIDEO... [--side 320] [--halos 0,16,32,64]
     python -m benchmarks.video gate    --checkpoint=C [--pairs FOLDER] [VIDEO ...]
 
 memory: what a process takes at most (VmHWM), against what it planned. latency: of `deblur --pipe`, and how soon the
-first frame is there, with nothing compiled and with what the run before has kept. reach: how far networks look, as
+first frame is there, with nothing compiled and with what the run before has kept. overhead: a frame of `deblur`, from
+file to file, against the network's step alone, in turns. reach: how far networks look, as
 published and untrained. tiles: how far a checkpoint looks, and the largest difference to whole frames. gate: on clips
 with truth (`real_clips`) how sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of the
 sharp frames; of the videos how near what comes out is to what went in.
@@ -16,6 +18,7 @@ sharp frames; of the videos how near what comes out is to what went in.
 import argparse
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
@@ -41,9 +45,10 @@ from jaxdeblur.data.video_io import TimedFrame, VideoFormat
 from jaxdeblur.data.video_writer import write_video
 from jaxdeblur.models import create_model, initial_variables
 from jaxdeblur.restoration.clip import restore
+from jaxdeblur.restoration.files import deblur_video
 from jaxdeblur.restoration.gate import sharpness
 from jaxdeblur.restoration.memory import reach_px
-from jaxdeblur.restoration.steps import Tiling
+from jaxdeblur.restoration.steps import Tiling, start, step
 
 _WITH_PEAK = """
 import re, sys
@@ -56,7 +61,7 @@ sys.exit(code)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "latency", "reach", "tiles", "gate"))
+    parser.add_argument("what", choices=("memory", "latency", "overhead", "reach", "tiles", "gate"))
     parser.add_argument("names", nargs="*", help="videos, or models")
     parser.add_argument("--checkpoint")
     parser.add_argument("--pairs", type=Path)
@@ -64,6 +69,7 @@ def main() -> None:
     parser.add_argument("--size", default="3840x2160", help="width x height")
     parser.add_argument("--sizes", default="640x360,1280x720")
     parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--budgets", default="4G,6G,8G")
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--halos", default="0,16,32,64")
@@ -72,7 +78,14 @@ def main() -> None:
         parser.error(f"{arguments.what} needs --checkpoint")
     arguments.videos = [Path(name) for name in arguments.names]
     print(f"{measure.machine()}\n")
-    ways = {"memory": _memory, "latency": _latency, "reach": _reach, "tiles": _tiles, "gate": _gate}
+    ways = {
+        "memory": _memory,
+        "latency": _latency,
+        "overhead": _overhead,
+        "reach": _reach,
+        "tiles": _tiles,
+        "gate": _gate,
+    }
     ways[arguments.what](arguments)
 
 
@@ -136,6 +149,39 @@ def _latency(arguments: argparse.Namespace) -> None:
             found = re.search(r"p50 (\S+), p99 (\S+) ms", said)
             assert found is not None, said
             print(f"| {size} | {first_s[0]:.1f} s | {first_s[1]:.1f} s | {found[1]} ms | {found[2]} ms |", flush=True)
+
+
+def _overhead(arguments: argparse.Namespace) -> None:
+    print("| size | step alone, ms | a frame of deblur, ms | ratio |\n|---|---|---|---|")
+    model, variables = load_model(arguments.checkpoint)
+    variables = jax.device_put(variables)
+    for size in arguments.sizes.split(","):
+        height, width = _size(size)
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "in.mp4"
+            _write_noise(source, height, width, arguments.frames)
+            look = model.past_frames + 1 + model.future_frames
+            window = tuple(map(jax.device_put, first_frames(source, look)))
+            carry = jax.tree.map(jnp.copy, start(model, variables, window))
+            step_s: list[float] = []
+            frame_s: list[float] = []
+            for turn in range(arguments.turns + 1):
+                began = time.perf_counter()
+                for _ in range(arguments.frames):
+                    carry, restored, _ = step(model, variables, carry, window)
+                    restored.block_until_ready()
+                step_s.append((time.perf_counter() - began) / arguments.frames)
+                finished: list[float] = []
+                deblur_video(
+                    source,
+                    Path(folder) / f"out{turn}.mp4",
+                    model,
+                    variables,
+                    progress=lambda *_, finished=finished: finished.append(time.perf_counter()),
+                )
+                frame_s.append((finished[-1] - finished[0]) / (arguments.frames - 1))
+        alone, whole = (statistics.median(times[1:]) for times in (step_s, frame_s))  # the first compiles
+        print(f"| {size} | {1e3 * alone:.0f} | {1e3 * whole:.0f} | {whole / alone:.2f} |", flush=True)
 
 
 def _read_exactly(stream: Any, count: int) -> None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import measure
 from benchmarks.restoration import first_carry, frame_step
 from jaxdeblur import create_model
 from jaxdeblur.models import example_inputs
@@ -29,3 +30,17 @@ def test_sizes_that_a_network_does_not_take_are_filled_up(name, options):
         lambda variables, *inputs: frame_step(model, variables)(*inputs), variables, carry, window
     )
     assert restored.shape == (1, 90, 75, 3)
+
+
+def test_multiply_accumulates_are_those_that_are_made():
+    """One branch of a choice, and every turn of a loop."""
+
+    def chosen(x, kernel):
+        def convolved(x):
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+        found = jax.lax.cond(jnp.sum(x) > 0, convolved, lambda x: convolved(2 * x), x)
+        return jax.lax.scan(lambda total, _: (total + convolved(x), None), found, None, length=3)[0]
+
+    found = measure.convolutions(chosen, jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 2, 5)))
+    assert [convolution.macs for convolution in found] == 4 * [6 * 6 * 9 * 2 * 5]
