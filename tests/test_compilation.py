@@ -227,11 +227,11 @@ EMITTERS = {"xla_cpu_use_fusion_emitters": "True"}
 
 
 def compiled(function, *arguments):
-    """What a program of the package makes of the arguments."""
+    """The function as a program of the package, for such arguments."""
     options = {**compilation.compiler_options(), **OPTIMIZED}
     if compilation._is_known(*EMITTERS.items()):
         options |= EMITTERS
-    return jax.jit(function).lower(*arguments).compile(compiler_options=options)(*arguments)
+    return jax.jit(function).lower(*arguments).compile(compiler_options=options)
 
 
 @hypothesis.given(
@@ -253,7 +253,7 @@ def test_a_compiled_layer_is_its_single_ops(size, channels, kernel_size, strides
             variables, x
         )
 
-    assert largest_deviation(compiled(run, variables, x), run(variables, x)) < TOLERANCE
+    assert largest_deviation(compiled(run, variables, x)(variables, x), run(variables, x)) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -271,10 +271,10 @@ def test_a_compiled_network_is_its_single_ops(name, size):
     """Values and gradients at sizes odd and even, square and not, from one to four of the networks' multiples."""
     model, variables = small(name)
     run, arguments = value_and_gradients(model), inputs(model, *size)
-    value, gradients = compiled(run, variables, *arguments)
-    deviations = []
+    program, deviations = compiled(run, variables, *arguments), []
     for seed in range(9):
-        expected, expected_gradients = run(variables, *(moved(image, seed) if seed else image for image in arguments))
+        given = [moved(image, seed) if seed else image for image in arguments]
+        (value, gradients), (expected, expected_gradients) = program(variables, *given), run(variables, *given)
         assert largest_deviation(value, expected) < TOLERANCE
         deviations.append(largest_deviation(gradients, expected_gradients))
         if deviations[-1] < TOLERANCE:
@@ -284,7 +284,7 @@ def test_a_compiled_network_is_its_single_ops(name, size):
 
 def moved(image, seed):
     """The image but for rounding. Where a ReLU is given next to zero, rounding decides which side it takes, and with it
-    a whole path's gradient comes or goes, 9e-3 of the largest: the program may have any of the gradients nearby."""
+    a whole path's gradient comes or goes, 9e-3 of the largest; a little aside, both take the same."""
     rng = np.random.default_rng(seed)
     return image * (1 + 1e-6 * rng.uniform(-1, 1, image.shape).astype(np.float32))
 
@@ -300,4 +300,4 @@ def test_the_whole_cascade_is_its_single_ops(size):
     def run(variables, window):
         return [stage.restored for stage in model.apply(variables, window, method="cascade")]
 
-    assert largest_deviation(compiled(run, variables, window), run(variables, window)) < TOLERANCE
+    assert largest_deviation(compiled(run, variables, window)(variables, window), run(variables, window)) < TOLERANCE
