@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
 from jaxdeblur.types import Array, Border, Image, Mask, Pixels
@@ -83,44 +84,54 @@ def _first_and_weights(
     return first, (near, far)
 
 
-def _in_one_read(image: jax.Array, row: jax.Array, column: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
-    """The weighted sum over the 2 x 2 pixels from (row, column) on, in float32: (h, w, C), with four weights (h, w).
-
-    A CPU takes pixels one after the other: one read of four, and in the gradient one addition of four, are the fewest.
-    """
-    windows = jax.lax.gather(
-        image,
-        jnp.stack([row, column], axis=-1),
-        jax.lax.GatherDimensionNumbers(offset_dims=(2, 3, 4), collapsed_slice_dims=(), start_index_map=(0, 1)),
-        slice_sizes=(2, 2, image.shape[-1]),
-        mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
-    return _sum_of_four(windows.astype(jnp.float32), weights)
-
-
-@jax.custom_jvp
-def _sum_of_four(windows: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
-    """(h, w, 2, 2, C) and four of (h, w) -> (h, w, C)."""
-    taps = [windows[:, :, n // 2, n % 2] * weight[..., None] for n, weight in enumerate(weights)]
-    return taps[0] + taps[1] + taps[2] + taps[3]
-
-
-@_sum_of_four.defjvp
-def _sum_of_four_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
-    """Tangents as products that are summed: transposed, these are products alone, where slices become paddings."""
-    (windows, weights), (windows_dot, weights_dot) = primals, tangents
-    factors, factors_dot = (jnp.stack(w, axis=-1).reshape(*w[0].shape, 2, 2, 1) for w in (weights, weights_dot))
-    return _sum_of_four(windows, weights), jnp.sum(windows_dot * factors + windows * factors_dot, axis=(2, 3))
-
-
 def _in_four_reads(image: jax.Array, row: jax.Array, column: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
-    """As `_in_one_read`, in the form that an accelerator does side by side."""
+    """The weighted sum over the 2 x 2 pixels from (row, column) on, in float32: (h, w, C), with four weights (h, w)."""
 
     def tap(n: int) -> jax.Array:
         pixels = image.at[row + n // 2, column + n % 2].get(mode="promise_in_bounds")
         return pixels.astype(jnp.float32) * weights[n][..., None]
 
     return tap(0) + tap(1) + tap(2) + tap(3)
+
+
+@jax.custom_jvp
+def _in_one_read(image: jax.Array, row: jax.Array, column: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
+    """The same for a CPU, which takes pixels one after the other: where gradients are wanted, four are read at once,
+    and so the gradient adds four at once."""
+    return _in_four_reads(image, row, column, weights)
+
+
+def _in_one_read_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    """Tangents as products that are summed: transposed, these are products alone, where slices become paddings."""
+    (image, row, column, weights), (image_dot, _, _, weights_dot) = primals, tangents
+
+    def read(image: jax.Array) -> jax.Array:
+        """(h, w, 2, 2, C)"""
+        windows = jax.lax.gather(
+            image,
+            jnp.stack([row, column], axis=-1),
+            jax.lax.GatherDimensionNumbers(offset_dims=(2, 3, 4), collapsed_slice_dims=(), start_index_map=(0, 1)),
+            slice_sizes=(2, 2, image.shape[-1]),
+            mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+        )
+        return windows.astype(jnp.float32)
+
+    def factors(weights: tuple[jax.Array, ...]) -> jax.Array:
+        return jnp.stack(weights, axis=-1).reshape(*row.shape, 2, 2, 1)
+
+    windows = read(image)
+    taps = [windows[:, :, n // 2, n % 2] * weight[..., None] for n, weight in enumerate(weights)]
+    out = taps[0] + taps[1] + taps[2] + taps[3]
+    dot = jnp.zeros_like(out)
+    if not isinstance(image_dot, SymbolicZero):
+        dot += jnp.sum(read(image_dot) * factors(weights), axis=(2, 3))
+    if not all(isinstance(weight_dot, SymbolicZero) for weight_dot in weights_dot):
+        given = tuple(jnp.zeros_like(w) if isinstance(d, SymbolicZero) else d for w, d in zip(weights, weights_dot))
+        dot += jnp.sum(windows * factors(given), axis=(2, 3))
+    return out, dot
+
+
+_in_one_read.defjvp(_in_one_read_jvp, symbolic_zeros=True)
 
 
 def resize_bilinear(image: Image, height: Pixels, width: Pixels, *, align_corners: bool) -> Image:
