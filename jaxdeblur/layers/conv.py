@@ -104,7 +104,7 @@ class Conv(nn.Module):
 
 
 # Of each kernel size, for even and for odd outputs: the first of every other tap that meets an input, and the padding.
-_PARITY_TAPS = {4: ((0, (1, 0)), (1, (0, 1))), 3: ((1, (0, 0)), (0, (0, 1)))}
+_PARITY_TAPS = {4: ((0, (1, 0)), (1, (0, 1))), 3: ((1, (0, 0)), (0, (0, 1))), 2: ((1, (0, 0)), (0, (0, 0)))}
 
 
 class ConvTranspose(nn.Module):
@@ -115,7 +115,7 @@ class ConvTranspose(nn.Module):
     convolutions, one for each parity of the output's row and column, which multiply no inserted zero.
 
     kernel_size: 4, padded by 2 on every side (PyTorch: padding 1), or 3, padded by 1 before and 2 after (PyTorch:
-        padding 1, output padding 1).
+        padding 1, output padding 1), or 2, padded by 1 on every side (PyTorch: no padding), which no two inputs share.
     """
 
     features: int
@@ -129,7 +129,7 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         if self.kernel_size not in _PARITY_TAPS:
-            raise ValueError(f"kernel_size is {self.kernel_size}; expected 3 or 4")
+            raise ValueError(f"kernel_size is {self.kernel_size}; expected 2, 3 or 4")
         size = self.kernel_size
         shape = (size, size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)

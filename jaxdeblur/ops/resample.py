@@ -4,6 +4,7 @@ Pixel (x, y) = (0, 0) is the centre of the top-left pixel, so no alignment conve
 Images may have any range and channel count; results keep the image's dtype, weights are computed in float32.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -163,6 +164,60 @@ def _resize_axis(image: jax.Array, axis: int, size: Pixels, align_corners: bool)
     weight = jnp.asarray((numerator % denominator / denominator).reshape(shape), jnp.float32)
     near, far = (jnp.take(image, index, axis=axis).astype(jnp.float32) for index in (first, second))
     return ((1 - weight) * near + weight * far).astype(image.dtype)
+
+
+def enlarge_bilinear(image: Image, factor: int) -> Image:
+    """Makes (..., H, W, C) an even number of times as large: `resize_bilinear` without align_corners, computed of whole
+    shifted copies, which reads no pixel by its index."""
+    _check_even(factor)
+    image = jnp.asarray(image)
+    x = image.astype(jnp.float32)
+    for axis in (x.ndim - 3, x.ndim - 2):
+        size = x.shape[axis]
+        first, last = (jax.lax.slice_in_dim(x, at, at + 1, axis=axis) for at in (0, size - 1))
+        before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis=axis)
+        after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis=axis)
+        offsets = [(2 * number + 1 - factor) / (2 * factor) for number in range(factor)]  # from the pixel's centre
+        parts = [(1 - abs(offset)) * x + abs(offset) * (before if offset < 0 else after) for offset in offsets]
+        x = jnp.stack(parts, axis=axis + 1).reshape(*x.shape[:axis], factor * size, *x.shape[axis + 1 :])
+    return x.astype(image.dtype)
+
+
+def shrink_bilinear(image: Image, factor: int) -> Image:
+    """Makes (..., H, W, C) an even number of times smaller, with anti-aliasing as `jax.image.resize` has it.
+
+    Over the middle of every block of factor pixels stands a tent that reaches `factor` pixels to either side; its
+    weights sum to one over the pixels there are. Height and width must be multiples of factor.
+    """
+    _check_even(factor)
+    height, width = image.shape[-3:-1]
+    if height % factor or width % factor:
+        raise ValueError(f"size {height}x{width} is no multiple of {factor}; use pad_to_multiple first")
+    image = jnp.asarray(image)
+    x, half = image.astype(jnp.float32), factor // 2
+    tent = [(1 - abs(number + 0.5 - half) / factor) / factor for number in range(-half, factor + half)]
+    for axis in (x.ndim - 3, x.ndim - 2):
+        count = x.shape[axis] // factor
+        blocks = x.reshape(*x.shape[:axis], count, factor, *x.shape[axis + 1 :])
+        pixels = [jax.lax.index_in_dim(blocks, number, axis + 1, keepdims=False) for number in range(factor)]
+        own = _weighted(pixels, tent[half:-half])
+        of_previous = jax.lax.slice_in_dim(_weighted(pixels[half:], tent[:half]), 0, count - 1, axis=axis)
+        of_next = jax.lax.slice_in_dim(_weighted(pixels[:half], tent[-half:]), 1, count, axis=axis)
+        nothing = jnp.zeros_like(jax.lax.slice_in_dim(own, 0, 1, axis=axis))
+        total = own + jnp.concatenate([nothing, of_previous], axis) + jnp.concatenate([of_next, nothing], axis)
+        number, missing = jnp.arange(count), sum(tent[:half])
+        present = 1 - missing * (number == 0).astype(jnp.float32) - missing * (number == count - 1).astype(jnp.float32)
+        x = total / present.reshape((1,) * axis + (-1,) + (1,) * (x.ndim - axis - 1))
+    return x.astype(image.dtype)
+
+
+def _weighted(parts: list[jax.Array], weights: list[float]) -> jax.Array:
+    return functools.reduce(jnp.add, [weight * part for part, weight in zip(parts, weights, strict=True)])
+
+
+def _check_even(factor: int) -> None:
+    if factor < 2 or factor % 2:
+        raise ValueError(f"factor is {factor}; expected an even number")
 
 
 def downsample_area(image: Image, factor: int) -> Image:
