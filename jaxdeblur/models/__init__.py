@@ -33,6 +33,7 @@ from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, NVLABS, PWCNet, PWCNetConfig
 from jaxdeblur.models.cdvd_tsp import CDVDTSP, CDVDTSPConfig
 from jaxdeblur.models.dbn import DBN, DBNConfig
 from jaxdeblur.models.deblurgan import DeblurGAN, DeblurGANConfig
+from jaxdeblur.models.maxim import MAXIM, MAXIMConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
 from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig
 from jaxdeblur.models.vdflow import VDFlow, VDFlowConfig
@@ -63,6 +64,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vdflow": lambda **options: VDFlow(_configure(VDFlowConfig, {}, options)),
     "dbn": lambda **options: DBN(_configure(DBNConfig, {}, options)),
     "deblurgan": lambda **options: DeblurGAN(_configure(DeblurGANConfig, {}, options)),
+    "maxim": lambda **options: MAXIM(_configure(MAXIMConfig, {}, options)),
     "flownets": _flownet(FlowNetSimple),
     "flownets_bn": lambda **options: FlowNetSimple(_configure(FlowNetConfig, {}, options), batch_norm=True),
     "pwcnet": _pwc_net(NVLABS),
