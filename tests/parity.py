@@ -11,9 +11,13 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
 def seeded_tensor(key: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
-    """A tensor that depends on its official name and shape only; float64."""
+    """A tensor that depends on its official name and shape only; float64.
+
+    Names with slashes are Flax's, whose kernels have their outputs last.
+    """
     normal = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-    kind = key.rsplit(".", maxsplit=1)[-1]
+    is_flax = "/" in key
+    kind = key.rsplit("/" if is_flax else ".", maxsplit=1)[-1]
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if kind == "running_var":
@@ -21,8 +25,8 @@ def seeded_tensor(key: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
     if kind == "running_mean":
         return 0.1 * normal
     if len(shape) >= 2:
-        return gain * normal * np.sqrt(2 / np.prod(shape[1:]))
-    return 1 + 0.1 * normal if kind == "weight" else 0.1 * normal
+        return gain * normal * np.sqrt(2 / np.prod(shape[:-1] if is_flax else shape[1:]))
+    return 1 + 0.1 * normal if kind in ("weight", "scale") else 0.1 * normal
 
 
 def seeded_state_dict(provenance: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ SMALL = {
     "vdflow": {"width": 0.25},
     "dbn": {"width": 0.25},
     "deblurgan": {"width": 0.25, "blocks": 1},
+    "maxim": {"stages": 2, "features": 16, "groups": 1, "bottleneck_blocks": 1},
     "pwcnet": {"width": 0.25},
     "flownet2c": {"width": 0.125},
     "flownet2sd": {"width": 0.25},

@@ -7,6 +7,7 @@ A deblurring model restores clips (B, T, H, W, 3) in [0, 1] when called, and fra
     start(window) -> carry                     before the first frame; window (B, past + 1 + future, H, W, 3)
     step(carry, window) -> carry, outputs      outputs.restored (B, H, W, 3)
     memory_frames                              of those with a memory: see models.windows
+    tile_multiple                              of those that fill frames up by themselves: see models.windows
     explain(carry, window) -> pictures         by name, (B, H, W, 3) in [0, 1]; what `deblur --explain` writes
 
 A flow network maps two images (B, H, W, 3) in [0, 1] to the flow from the first to the second on the first's grid, in

@@ -54,6 +54,12 @@ def memory_frames(model: Any) -> int:
     return getattr(model, "memory_frames", 0)
 
 
+def tile_multiple(model: Any) -> int:
+    """What sides of tiles are to be multiples of, lest a network that fills frames up by itself does so with each:
+    `size_multiple`, unless the model says otherwise."""
+    return getattr(model, "tile_multiple", model.size_multiple)
+
+
 def restore_consecutive(
     model: Any, variables: Variables, clip: Clip, *, count: int, train: bool = False
 ) -> tuple[Clip, PyTree]:

@@ -33,6 +33,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
 from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.models.windows import tile_multiple
 from jaxdeblur.restoration.clip import check_restorer, restore
 from jaxdeblur.types import BeyondEnds, Border, Clip, PyTree, Restorer, Variables
 from jaxdeblur.variables import DEFAULT, find_weights, load_weights
@@ -77,6 +78,7 @@ class ExportedModel:
     beyond_ends: BeyondEnds
     size_multiple: int
     padding: Border
+    tile_multiple: int
     platforms: tuple[str, ...]
     code: str
     functions: dict[str, export.Exported] = dataclasses.field(repr=False)
@@ -127,6 +129,7 @@ def export_model(
         "jax": jax.__version__,
         "platforms": list(platforms),
         **{name: getattr(model, name) for name in _CONTRACT},
+        "tile_multiple": tile_multiple(model),
     }
     with replacing(target) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -158,6 +161,7 @@ def load_exported(path: StrPath) -> tuple[ExportedModel, Variables]:
                 raise ValueError(f"format is {manifest['format']}, expected {_FORMAT}: update jaxdeblur")
             written_by = manifest["jax"]
             contract = {field: manifest[field] for field in _CONTRACT}
+            contract["tile_multiple"] = manifest.get("tile_multiple", contract["size_multiple"])
             platforms = tuple(manifest["platforms"])
             serialized = {function: archive.read(f"{function}.bin") for function in ("start", "step")}
             # Out of memory, since reading it in places would unpack it from the beginning each time.

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from jaxdeblur.compilation import jit
+from jaxdeblur.models.windows import tile_multiple
 from jaxdeblur.restoration.steps import BLEND_PX, Tiling, home, start, step, step_tile, tile_spans, to_model
 from jaxdeblur.types import Array, Variables
 
@@ -138,7 +139,7 @@ def plan(
 
 def _plan_tiles(model: Any, variables: Variables, window: np.ndarray, budget: int, beside: int) -> Plan | None:
     look, height, width, _ = window.shape
-    multiple = model.size_multiple
+    multiple = tile_multiple(model)
     if _on_cpu():
         # The whole memory, and what of it waits to take its place; the restored frame, in float32.
         beside += round(1.3 * _carry_bytes(model, variables, window)) + 12 * height * width
@@ -195,7 +196,7 @@ def best_tiling(height: int, width: int, halo: int, multiple: int, most_pixels: 
 def _work(tiling: Tiling, window: np.ndarray, model: Any) -> float:
     """Pixels computed for one of the frame."""
     height, width = window.shape[1:3]
-    multiple = model.size_multiple
+    multiple = tile_multiple(model)
     rows = len(tile_spans(_ceil(height, multiple), tiling.height, tiling.halo, multiple))
     columns = len(tile_spans(_ceil(width, multiple), tiling.width, tiling.halo, multiple))
     return rows * columns * tiling.height * tiling.width / (height * width)
@@ -239,7 +240,7 @@ def _deviations(model: Any, variables: Variables, window: np.ndarray, side: int)
     Two tiles of that side, one moved by a quarter against the other, differ where they overlap, most along the edge
     that only one of them has there. Largest over rows and columns, and not rising with d.
     """
-    multiple = model.size_multiple
+    multiple = tile_multiple(model)
     shift = _ceil(side // 4, multiple)
     height, width = window.shape[1:3]
     top, left = ((size - side - shift) // 2 // multiple * multiple for size in (height, width))

@@ -22,6 +22,7 @@ GOLDEN = {
     "flownets_bn": ("flownets_bn", "case_a"),
     "dbn": ("dbn", "case_a"),
     "deblurgan": ("deblurgan", "case_a"),
+    "maxim": ("maxim", "case_a"),
 }
 # Of the released networks: all parameters, and how many of them are layers for training only.
 PARAMETERS = {
@@ -44,6 +45,7 @@ PARAMETERS = {
     "flownets_bn": (38_680_336, 0),
     "dbn": (15_305_291, 0),
     "deblurgan": (11_378_179, 0),
+    "maxim": (22_212_795, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."

@@ -17,10 +17,12 @@ from jaxdeblur.ops.resample import (
     _in_one_read,
     downsample_area,
     downsample_tent,
+    enlarge_bilinear,
     pad_mirrored,
     pad_to_multiple,
     resize_bilinear,
     sample_bilinear,
+    shrink_bilinear,
     unpad,
 )
 
@@ -208,6 +210,37 @@ def test_resize_keeps_the_dtype_and_rounds_once():
     assert out.dtype == jnp.bfloat16
     expected = resize_oracle(np.asarray(image, np.float64), 11, 5, True)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 6])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (5, 4)])
+def test_even_factors_agree_with_jax_image(factor, size):
+    rng = np.random.default_rng(1)
+    small = rng.standard_normal((2, *size, 3)).astype(np.float32)
+    large = rng.standard_normal((2, size[0] * factor, size[1] * factor, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        jax.jit(enlarge_bilinear, static_argnums=1)(small, factor),
+        jax.image.resize(small, large.shape, "bilinear"),
+        atol=2e-6,
+    )
+    np.testing.assert_allclose(
+        jax.jit(shrink_bilinear, static_argnums=1)(large, factor),
+        jax.image.resize(large, small.shape, "bilinear", antialias=True),
+        atol=2e-6,
+    )
+
+
+def test_even_factors_keep_the_dtype_and_refuse_others():
+    image = np.full((1, 4, 8, 2), 0.3, np.float32).astype(jnp.bfloat16)
+    for resized, shape in ((enlarge_bilinear(image, 2), (1, 8, 16, 2)), (shrink_bilinear(image, 4), (1, 1, 2, 2))):
+        assert resized.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(resized, np.broadcast_to(image[:1, :1, :1, :1], shape))
+    for resize_by in (enlarge_bilinear, shrink_bilinear):
+        for factor in (0, 1, 3):
+            with pytest.raises(ValueError, match=f"factor is {factor}; expected an even number"):
+                resize_by(image, factor)
+    with pytest.raises(ValueError, match="size 4x8 is no multiple of 8; use pad_to_multiple first"):
+        shrink_bilinear(image, 8)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -101,6 +101,7 @@ def test_one_compilation_per_size(tiny):
                 ("dbn", {"width": 0.1}),
                 ("dbn", {"width": 0.1, "sees": "single", "compute_dtype": "float16"}),
                 ("deblurgan", {"width": 0.1, "blocks": 2, "dropout_seed": 1}),
+                ("maxim", {"stages": 1, "features": 4, "groups": 1, "bottleneck_blocks": 1}),
                 ("vdflow", {"width": 0.05}),
                 ("vdflow", {"width": 0.05, "flow_networks": "separate"}),
                 ("svrnn", SVRNN),

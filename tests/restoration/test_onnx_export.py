@@ -53,6 +53,9 @@ def by_hand(onnxruntime, path, frames, model):
         ("dbn", {"width": 0.1}),
         pytest.param("mtu1", {**MTU, "scales": 3}, marks=pytest.mark.slow),
         pytest.param("deblurgan", {"width": 0.1, "blocks": 1}, marks=pytest.mark.slow),
+        pytest.param(
+            "maxim", {"stages": 1, "features": 4, "groups": 1, "bottleneck_blocks": 1}, marks=pytest.mark.slow
+        ),
         pytest.param("vdflow", {"width": 0.05}, marks=pytest.mark.slow),
         pytest.param(
             "cdvd_tsp", {"channels": 4, "residual_blocks": 1, "flow_width": 0.05, "stages": 1}, marks=pytest.mark.slow

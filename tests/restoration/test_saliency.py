@@ -25,6 +25,7 @@ MODELS = {
     "vdflow": {"width": 1 / 32},
     "dbn": {"width": 1 / 32},
     "deblurgan": {"width": 1 / 32, "blocks": 1},
+    "maxim": {"stages": 1, "features": 4, "groups": 1, "bottleneck_blocks": 1},
 }
 
 
