@@ -78,8 +78,8 @@ def from_torch(name: str, state_dict: Mapping[str, Any]) -> Variables:
             for Caffe, in this toolkit's order of directions, flows and colours: `from_caffe` takes the released one.
             For "maxim" the release's Flax arrays, "opt/target/..."; `interop.files.load_maxim` reads them.
     Raises:
-        ValueError: the name is unknown, or the weights are not this model's; then every missing, unexpected
-            and wrong-shaped name is listed, and the model they do fit, if any, is named.
+        ValueError: the name is unknown, or the weights are not this model's; then the missing, unexpected
+            and wrong-shaped names are listed, 40 of a kind at most, and the model they do fit, if any, is named.
     """
     if name not in TABLES:
         raise ValueError(f"no released weights are known for {name!r}; choose from {', '.join(TABLES)}")

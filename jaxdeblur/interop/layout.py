@@ -30,6 +30,9 @@ class Tensor:
 
 Table = dict[str, Tensor]
 
+_MOST_LISTED = 40
+"""Names of a kind in a message; networks have thousands."""
+
 
 def conv(weight: np.ndarray) -> np.ndarray:
     """(out, in, height, width) -> (height, width, in, out)."""
@@ -112,7 +115,11 @@ def find_faults(table: Table, state_dict: Mapping[str, Any]) -> list[str]:
         if array.shape != tensor.official_shape or not floats:
             wrong.append(f"{name} (expected floats {tensor.official_shape}, got {array.dtype.name} {array.shape})")
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
-    return [f"{len(names)} {what}: {', '.join(names)}" for what, names in parts.items() if names]
+    return [f"{len(names)} {what}: {_listed(names)}" for what, names in parts.items() if names]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join([*names[:_MOST_LISTED], *(["..."] if len(names) > _MOST_LISTED else [])])
 
 
 def to_variables(table: Table, state_dict: Mapping[str, Any]) -> Variables:

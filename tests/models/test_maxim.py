@@ -266,7 +266,7 @@ def test_projecting_and_resizing_commute(doublings):
     x, module = noise(1, 8, 16, 3), maxim._ResizedProjection(2, doublings)
     variables = randomised(module, x)
     height, width = (int(side * 2.0**doublings) for side in x.shape[1:3])
-    resized = jax.image.resize(x, (1, height, width, 3), "bilinear", antialias=True)
+    resized = np.asarray(jax.image.resize(x, (1, height, width, 3), "bilinear", antialias=True))
     conv = variables["params"]["conv"]
     np.testing.assert_allclose(module.apply(variables, x), resized @ conv["kernel"][0, 0] + conv["bias"], atol=2e-6)
 
