@@ -105,11 +105,11 @@ def _arrays(described: bytes, read: Callable[[str], bytes]) -> dict[str, np.ndar
 
 @dataclasses.dataclass
 class _Entry:
-    """An array of the list."""
+    """An array of the list; anything may stand there until it is checked."""
 
-    name: str
-    shape: list[int]
-    dtype: str
+    name: Any
+    shape: Any
+    dtype: Any
     quantization: Any = None
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class _Entry:
         return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
 
 
-def _content(name: str, read: Callable[[str], bytes]) -> bytes:
+def _content(name: Any, read: Callable[[str], bytes]) -> bytes:
     if not isinstance(name, str) or name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError(f"{_MODEL} names {name!r} as a file of arrays; expected one beside it")
     try:
