@@ -1,6 +1,7 @@
-"""Batch normalisation as PyTorch and Torch7 define it, so that released weights and running statistics mean the same.
+"""Normalisation as PyTorch and Torch7 define it, so that released weights and running statistics mean the same.
 
-Flax's own keeps the biased variance as the running one.
+Flax's own batch normalisation keeps the biased variance as the running one, and its layer normalisation, unless told
+otherwise, takes the variance for the difference of two means, which loses digits.
 """
 
 import flax.linen as nn
@@ -52,6 +53,24 @@ class BatchNorm(nn.Module):
             mean, variance = running_mean.value, running_variance.value
         factor = scale * jax.lax.rsqrt(variance + self.eps)
         return ((x - _last(mean, x)) * _last(factor, x) + _last(bias, x)).astype(dtype)
+
+
+class LayerNorm(nn.Module):
+    """y = scale (x - mean) / sqrt(variance + eps) + bias, mean and variance (over n) of the channels, the last axis, at
+    each position by itself. Statistics and arithmetic are float32; the result has the input's dtype."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        values = x.astype(jnp.float32)
+        values = values - jnp.mean(values, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(values), axis=-1, keepdims=True)
+        normalised = values * jax.lax.rsqrt(variance + self.eps)
+        return (normalised * _last(scale, x) + _last(bias, x)).astype(x.dtype)
 
 
 def _last(values: Array, x: Features) -> Array:

@@ -86,6 +86,48 @@ def test_conv_equals_the_oracle(name):
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "padding", "dilation"),
+    [((3, 3), None, 1), ((3, 3), None, 2), ((5, 3), (0, 2), 1), ((2, 4), 1, 1), ((1, 1), 0, 1)],
+)
+def test_a_channel_by_itself_equals_the_oracle_and_has_the_gradients_of_xlas_convolution(size, padding, dilation):
+    x, params = random_case(size, 6, 6, groups=6)
+    layer = Conv(6, size, padding=padding, dilation=dilation, groups=6)
+    around = {None: tuple(dilation * (side - 1) // 2 for side in size), 0: (0, 0), 1: (1, 1)}.get(padding, padding)
+    pad = [(pixels, pixels) for pixels in around]
+    out, vjp = jax.vjp(lambda x, params: layer.apply({"params": params}, x), x, params)
+    np.testing.assert_allclose(
+        out, correlate_oracle(x, *params.values(), padding=pad, groups=6, dilation=dilation), atol=2e-5
+    )
+
+    def by_xla(x, params):
+        y = jax.lax.conv_general_dilated(
+            x,
+            params["kernel"],
+            (1, 1),
+            pad,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=6,
+        )
+        return y + params["bias"].reshape(1, 1, 1, -1)
+
+    cotangent = np.random.default_rng(1).standard_normal(out.shape).astype(np.float32)
+    expected = jax.vjp(by_xla, x, params)[1](cotangent)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), vjp(cotangent), expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_channel_by_itself_is_summed_in_float32(dtype):
+    x, params = random_case((3, 3), 6, 6, groups=6)
+    narrow = [jnp.asarray(array, dtype) for array in (x, params["kernel"])]
+    layer = Conv(6, 3, groups=6, use_bias=False)
+    out = layer.apply({"params": {"kernel": narrow[1].astype(jnp.float32)}}, narrow[0])
+    exact = layer.apply({"params": {"kernel": narrow[1].astype(jnp.float32)}}, narrow[0].astype(jnp.float32))
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out, exact.astype(dtype))
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 1, 1), (1, 2, 5)])
 @pytest.mark.parametrize("size", [2, 3, 4])

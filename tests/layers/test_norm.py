@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdeblur.layers.norm import BatchNorm, instance_norm
+from jaxdeblur.layers.norm import BatchNorm, LayerNorm, instance_norm
 from jaxdeblur.training.sharding import along_batch, make_mesh
 
 EPS = 1e-3
@@ -118,3 +118,29 @@ def test_instance_norm_is_of_each_example_and_channel():
         )
     assert instance_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
     np.testing.assert_array_equal(instance_norm(np.full((1, 3, 3, 2), 7, np.float32)), 0)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_layer_norm_is_of_each_position(eps):
+    rng = np.random.default_rng(0)
+    params = {name: (0.5 + rng.random(5)).astype(np.float32) for name in ("scale", "bias")}
+    # Little more than eps of variance, and much of a mean: a difference of means of squares would have no digits left.
+    x = (30 + 2e-2 * rng.standard_normal((2, 3, 4, 5))).astype(np.float32)
+    y = LayerNorm(eps).apply({"params": params}, x)
+    for at in np.ndindex(x.shape[:-1]):
+        values = x[at].astype(np.float64)
+        expected = (values - values.mean()) / np.sqrt(values.var() + eps) * params["scale"] + params["bias"]
+        np.testing.assert_allclose(y[at], expected, atol=5e-4)
+    constant = LayerNorm(eps).apply({"params": params}, np.full((1, 2, 2, 5), 7, np.float32))
+    np.testing.assert_allclose(constant, np.broadcast_to(params["bias"], constant.shape), atol=1e-5)
+
+
+def test_layer_norm_is_float32_inside_and_starts_as_plain_normalisation():
+    x = jnp.asarray(30 + features(), jnp.bfloat16)
+    y, made = LayerNorm(1e-6).init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    exact = LayerNorm(1e-6).apply(made, x.astype(jnp.float32))
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+    np.testing.assert_allclose(np.mean(exact, axis=-1), 0, atol=1e-5)
+    np.testing.assert_allclose(np.var(exact, axis=-1), 1, atol=1e-4)
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {np.dtype("float32")}
