@@ -1,4 +1,4 @@
-"""Bilinear sampling at pixel coordinates, resizing with the alignment named, padding to a multiple.
+"""Bilinear sampling at pixel coordinates, resizing with the alignment named, padding to a multiple, channels to pixels.
 
 Pixel (x, y) = (0, 0) is the centre of the top-left pixel, so no alignment convention exists until a size changes.
 Images may have any range and channel count; results keep the image's dtype, weights are computed in float32.
@@ -14,7 +14,7 @@ from jax import export
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
-from jaxdeblur.types import Array, Border, Image, Mask, Pixels
+from jaxdeblur.types import Array, Border, Features, Image, Mask, Pixels
 
 BORDERS: tuple[Border, ...] = ("zeros", "edge")
 
@@ -258,6 +258,21 @@ def downsample_tent(image: Image, factor: int) -> Image:
         "yY,...YXc,xX->...yxc", rows, image.astype(jnp.float32), columns, precision=jax.lax.Precision.HIGHEST
     )
     return means.astype(image.dtype)
+
+
+def pixel_shuffle(features: Features, factor: int) -> Features:
+    """(..., H, W, C factor^2) -> (..., factor H, factor W, C), channels to pixels in PyTorch's order.
+
+    Channel factor^2 c + factor dy + dx at (y, x) becomes channel c at (factor y + dy, factor x + dx).
+    """
+    *lead, height, width, channels = features.shape
+    if channels % factor**2:
+        raise ValueError(
+            f"{channels} channels are no multiple of {factor}^2; expected {factor**2} for each that is to be"
+        )
+    x = features.reshape(-1, height, width, channels // factor**2, factor, factor)
+    x = x.transpose(0, 1, 4, 2, 5, 3)  # batch, y, dy, x, dx, c
+    return x.reshape(*lead, factor * height, factor * width, channels // factor**2)
 
 
 def pad_to_multiple(image: Image, multiple: int, border: Border = "edge") -> tuple[Image, tuple[int, int]]:

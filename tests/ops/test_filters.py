@@ -1,4 +1,5 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import jax.test_util
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdeblur.ops.filters import box_mean, correlate_axis, gaussian_taps
+from jaxdeblur.ops.filters import box_mean, correlate_axis, gaussian_taps, sliding_mean
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -73,3 +74,45 @@ def test_errors():
         correlate_axis(image, np.ones(5), -3)
     with pytest.raises(ValueError, match="size is 4; expected an odd number of pixels"):
         box_mean(image, 4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8, 11, 12, 13])
+@pytest.mark.parametrize("axis", [-3, -2, 1])
+def test_sliding_mean_is_of_the_windows_inside(size, axis):
+    image = np.random.default_rng(0).standard_normal((2, 12, 11, 3)).astype(np.float32)
+    out = sliding_mean(image, size, axis)
+    length = min(size, image.shape[axis])
+    expected = np.lib.stride_tricks.sliding_window_view(image.astype(np.float64), length, axis).mean(-1)
+    assert out.shape == expected.shape
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_sliding_mean_of_any_length():
+    """Whether an axis is longer than the windows is not known while a function is exported."""
+    (height,) = jax.export.symbolic_shape("2*h")
+    shape = jax.ShapeDtypeStruct((1, height, 5, 2), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: sliding_mean(x, 6, -3)))(shape)
+    for size in (2, 4, 6, 8, 20):
+        image = np.random.default_rng(size).standard_normal((1, size, 5, 2)).astype(np.float32)
+        np.testing.assert_allclose(exported.call(image), sliding_mean(image, 6, -3), atol=1e-6)
+
+
+def test_sliding_mean_loses_no_digits_far_from_large_values_and_keeps_what_is_no_number():
+    line = np.random.default_rng(0).random((1, 2000, 1, 1)).astype(np.float32)
+    line[0, :1000] *= 1e6
+    expected = np.lib.stride_tricks.sliding_window_view(line.astype(np.float64), 48, 1).mean(-1)
+    np.testing.assert_allclose(sliding_mean(line, 48, -3), expected, rtol=1e-6)
+    line[0, 500] = np.nan
+    touched = np.nonzero(np.isnan(sliding_mean(line, 48, -3))[0, :, 0, 0])[0]
+    np.testing.assert_array_equal(touched, np.arange(500 - 47, 501))
+
+
+def test_sliding_mean_is_float32_differentiable_and_refuses_no_size():
+    image = np.random.default_rng(0).standard_normal((1, 6, 5, 1)).astype(np.float32)
+    jax.test_util.check_grads(lambda x: sliding_mean(x, 3, -3), (image,), order=1, atol=1e-2, rtol=1e-2)
+    narrow = jnp.asarray(image, jnp.bfloat16)
+    out = sliding_mean(narrow, 3, -2)
+    assert out.dtype == jnp.float32
+    np.testing.assert_array_equal(out, sliding_mean(narrow.astype(jnp.float32), 3, -2))
+    with pytest.raises(ValueError, match="size is 0; expected 1 value or more"):
+        sliding_mean(image, 0, -2)

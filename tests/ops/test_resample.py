@@ -20,6 +20,7 @@ from jaxdeblur.ops.resample import (
     enlarge_bilinear,
     pad_mirrored,
     pad_to_multiple,
+    pixel_shuffle,
     resize_bilinear,
     sample_bilinear,
     shrink_bilinear,
@@ -355,3 +356,19 @@ def test_the_smallest_images_are_read_right(border, size):
     found, inside = sample_bilinear(image, x.astype(np.float32), y.astype(np.float32), border=border)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(inside, (y >= 0) & (y <= size[0] - 1) & (x >= 0) & (x <= size[1] - 1))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_pixel_shuffle_is_pytorchs(factor):
+    features = np.random.default_rng(0).standard_normal((2, 3, 4, 5 * factor**2)).astype(np.float32)
+    out = pixel_shuffle(features, factor)
+    assert out.shape == (2, 3 * factor, 4 * factor, 5)
+    for b, y, x, c in np.ndindex(out.shape):
+        channel = factor**2 * c + factor * (y % factor) + x % factor
+        assert out[b, y, x, c] == features[b, y // factor, x // factor, channel]
+    np.testing.assert_array_equal(pixel_shuffle(features[0], factor), out[0])
+
+
+def test_pixel_shuffle_refuses_other_channels():
+    with pytest.raises(ValueError, match=r"6 channels are no multiple of 2\^2"):
+        pixel_shuffle(np.zeros((1, 2, 2, 6), np.float32), 2)
