@@ -32,6 +32,14 @@ def negative_psnr(image: Image, target: Image, *, unseen_mse: float = 1e-4) -> S
     return jnp.log10(mean_squared_error(image, target) + unseen_mse)
 
 
+def psnr_loss(image: Image, target: Image) -> Scalars:
+    """Minus the PSNR of values in [0, 1], in decibel; 80 dB, not infinity, where they are equal: (B,).
+
+    The loss of NAFNet (Chen et al. 2022), the mean of it over images.
+    """
+    return 10 * negative_psnr(image, target, unseen_mse=1e-8)
+
+
 def generalized_charbonnier(x: Features, *, eps: float = 1e-3, alpha: float = 0.45) -> Features:
     """(x^2 + eps^2)^alpha of every value: a penalty that large errors cannot dominate."""
     return jnp.power(jnp.square(x) + eps**2, alpha)

@@ -3,8 +3,15 @@ import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import pytest
+from parity import load_case
 
-from jaxdeblur.losses.pixel import mean_absolute_error, mean_squared_error, negative_psnr, summed_squared_error
+from jaxdeblur.losses.pixel import (
+    mean_absolute_error,
+    mean_squared_error,
+    negative_psnr,
+    psnr_loss,
+    summed_squared_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +42,21 @@ def test_by_hand():
     np.testing.assert_allclose(negative_psnr(image[[0, 0]], np.stack([target[0], image[0]])), [-0.20405, -4], rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [mean_squared_error, mean_absolute_error, summed_squared_error, negative_psnr])
+def test_the_loss_of_nafnet_matches_the_reference():
+    arrays, provenance = load_case("nafnet", "psnr_loss")
+    loss, gradient = jax.value_and_grad(lambda x: psnr_loss(x, arrays["target"]).mean())(arrays["prediction"])
+    np.testing.assert_allclose(loss, provenance["loss"], rtol=1e-6)
+    np.testing.assert_allclose(gradient, arrays["gradient"], rtol=0, atol=1e-6 * np.abs(arrays["gradient"]).max())
+    # The logarithm comes before the mean over images, and equal images have a bound.
+    each = psnr_loss(arrays["prediction"], arrays["target"])
+    errors = np.square(np.float64(arrays["prediction"]) - arrays["target"]).mean((1, 2, 3))
+    np.testing.assert_allclose(each, 10 * np.log10(errors), rtol=1e-6)
+    np.testing.assert_allclose(psnr_loss(arrays["target"], arrays["target"]), -80, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss", [mean_squared_error, mean_absolute_error, summed_squared_error, negative_psnr, psnr_loss]
+)
 def test_gradients_and_dtype(loss):
     rng = np.random.default_rng(1)
     image = rng.uniform(0, 1, (2, 2, 3, 1)).astype(np.float32)
