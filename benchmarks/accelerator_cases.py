@@ -369,7 +369,7 @@ def _network(name: str, **options: Any) -> tuple[Any, Variables]:
             rng = np.random.default_rng(zlib.crc32(jax.tree_util.keystr(path).encode()))
             deviation = (1 / np.prod(leaf.shape[:-1])) ** 0.5
             return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
-        return np.full(leaf.shape, float(kind in ("scale", "var")), np.float32)
+        return np.full(leaf.shape, float(kind in ("scale", "var", "beta", "gamma")), np.float32)
 
     return model, jax.device_put(jax.tree_util.tree_map_with_path(drawn, shapes))
 

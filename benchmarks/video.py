@@ -191,7 +191,8 @@ def _read_exactly(stream: Any, count: int) -> None:
 
 def _reach(arguments: argparse.Namespace) -> None:
     print("| model | looks, pixels |\n|---|---|")
-    for name in arguments.names or ("mtu1", "mtu2", "mtu4", "mtu10", "dbn", "vdflow", "cdvd_tsp", "svrnn", "deblurgan"):
+    published = ("mtu1", "mtu2", "mtu4", "mtu10", "dbn", "vdflow", "cdvd_tsp", "svrnn", "deblurgan", "nafnet32")
+    for name in arguments.names or published:
         model = create_model(name)
         reach = reach_px(model, initial_variables(jax.random.key(0), model))
         print(f"| {name} | {'everywhere, or more than 512' if reach is None else reach} |", flush=True)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import zlib
 from typing import Any
 
@@ -32,10 +33,13 @@ def seeded_tensor(key: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
 def seeded_state_dict(provenance: dict[str, Any]) -> dict[str, np.ndarray]:
     """Official names -> seeded weights, float64, from the JSON beside a golden file."""
     gains = provenance.get("gain_by_key", {})
-    return {
-        key: seeded_tensor(key, tuple(shape), gains.get(key, provenance["gain"]))
-        for key, shape in provenance["state_dict"].items()
-    }
+    rules = provenance.get("gain_rules", [])
+
+    def gain(key: str) -> float:
+        of_rule = next((value for pattern, value in rules if re.search(pattern, key)), provenance["gain"])
+        return gains.get(key, of_rule)
+
+    return {key: seeded_tensor(key, tuple(shape), gain(key)) for key, shape in provenance["state_dict"].items()}
 
 
 def load_case(folder: str, case: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -13,10 +13,12 @@ from jaxdeblur.interop import (
     lite_flow_net,
     maxim,
     multi_task_unit,
+    nafnet,
     pwc_net,
     svrnn,
 )
 from jaxdeblur.interop.layout import Table, find_faults, to_variables
+from jaxdeblur.models.nafnet import NAFNetConfig
 from jaxdeblur.types import Variables
 
 # The table of a model may depend on the file: prefixes, layers that serve training only.
@@ -41,6 +43,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "dbn": dbn.table,
     "deblurgan": deblurgan.table,
     "maxim": maxim.table,
+    "nafnet32": partial(nafnet.table, config=NAFNetConfig(width=32)),
+    "nafnet64": partial(nafnet.table, config=NAFNetConfig(width=64)),
 }
 
 

@@ -36,6 +36,7 @@ from jaxdeblur.models.dbn import DBN, DBNConfig
 from jaxdeblur.models.deblurgan import DeblurGAN, DeblurGANConfig
 from jaxdeblur.models.maxim import MAXIM, MAXIMConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
+from jaxdeblur.models.nafnet import NAFNet, NAFNetConfig
 from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig
 from jaxdeblur.models.vdflow import VDFlow, VDFlowConfig
 from jaxdeblur.types import Variables
@@ -47,6 +48,10 @@ def _multi_task_units(**defaults: Any) -> Callable[..., nn.Module]:
 
 def _pwc_net(variant: PWCNetConfig) -> Callable[..., nn.Module]:
     return lambda **options: PWCNet(_configure(PWCNetConfig, dataclasses.asdict(variant), options))
+
+
+def _nafnet(**defaults: Any) -> Callable[..., nn.Module]:
+    return lambda **options: NAFNet(_configure(NAFNetConfig, defaults, options))
 
 
 def _flownet(network: type[FlowNetBase | FlowNetSimple]) -> Callable[..., nn.Module]:
@@ -66,6 +71,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dbn": lambda **options: DBN(_configure(DBNConfig, {}, options)),
     "deblurgan": lambda **options: DeblurGAN(_configure(DeblurGANConfig, {}, options)),
     "maxim": lambda **options: MAXIM(_configure(MAXIMConfig, {}, options)),
+    "nafnet32": _nafnet(width=32),
+    "nafnet64": _nafnet(width=64),
     "flownets": _flownet(FlowNetSimple),
     "flownets_bn": lambda **options: FlowNetSimple(_configure(FlowNetConfig, {}, options), batch_norm=True),
     "pwcnet": _pwc_net(NVLABS),
@@ -136,6 +143,8 @@ def check_model_name(name: str) -> str:
 
 def _configure(config: type, defaults: dict[str, Any], options: dict[str, Any]) -> Any:
     names = [field.name for field in dataclasses.fields(config)]
+    # A checkpoint's JSON has lists for tuples.
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return config(**{**defaults, **_checked(config.__name__, options, names)})
 
 

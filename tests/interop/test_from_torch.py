@@ -23,6 +23,7 @@ GOLDEN = {
     "dbn": ("dbn", "case_a"),
     "deblurgan": ("deblurgan", "case_a"),
     "maxim": ("maxim", "case_a"),
+    "nafnet32": ("nafnet", "case_a"),
 }
 # Of the released networks: all parameters, and how many of them are layers for training only.
 PARAMETERS = {
@@ -46,6 +47,8 @@ PARAMETERS = {
     "dbn": (15_305_291, 0),
     "deblurgan": (11_378_179, 0),
     "maxim": (22_212_795, 0),
+    "nafnet32": (17_111_907, 0),
+    "nafnet64": (67_888_835, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."

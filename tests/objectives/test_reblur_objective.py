@@ -28,6 +28,7 @@ MODELS = {
     "vdflow": {"width": 1 / 32},
     "dbn": {"width": 1 / 32},
     "deblurgan": {"width": 1 / 32, "blocks": 1},
+    "nafnet32": {"width": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "training_px": 32},
 }
 
 

@@ -31,6 +31,7 @@ from jaxdeblur.restoration.export import (
 MTU = {"channels": 4, "residual_blocks": 0, "match_radius": 2, "weight_init": "he"}
 CDVD = {"channels": 4, "residual_blocks": 1, "flow_width": 0.05, "weight_init": "pass"}
 SVRNN = {"width": 0.1, "weight_init": "pass"}
+NAFNET = {"width": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "training_px": 48}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,7 @@ def test_one_compilation_per_size(tiny):
     [
         ("mtu2", MTU),
         ("deblurgan", {"width": 0.1, "blocks": 1}),
+        ("nafnet32", NAFNET),
         ("mtu1", {**MTU, "scales": 3}),
         *(
             pytest.param(name, options, marks=pytest.mark.exhaustive)
@@ -102,6 +104,7 @@ def test_one_compilation_per_size(tiny):
                 ("dbn", {"width": 0.1, "sees": "single", "compute_dtype": "float16"}),
                 ("deblurgan", {"width": 0.1, "blocks": 2, "dropout_seed": 1}),
                 ("maxim", {"stages": 1, "features": 4, "groups": 1, "bottleneck_blocks": 1}),
+                ("nafnet32", {**NAFNET, "local": False, "compute_dtype": "bfloat16"}),
                 ("vdflow", {"width": 0.05}),
                 ("vdflow", {"width": 0.05, "flow_networks": "separate"}),
                 ("svrnn", SVRNN),

@@ -56,6 +56,11 @@ def by_hand(onnxruntime, path, frames, model):
         pytest.param(
             "maxim", {"stages": 1, "features": 4, "groups": 1, "bottleneck_blocks": 1}, marks=pytest.mark.slow
         ),
+        pytest.param(
+            "nafnet32",
+            {"width": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "training_px": 48},
+            marks=pytest.mark.slow,
+        ),
         pytest.param("vdflow", {"width": 0.05}, marks=pytest.mark.slow),
         pytest.param(
             "cdvd_tsp", {"channels": 4, "residual_blocks": 1, "flow_width": 0.05, "stages": 1}, marks=pytest.mark.slow
