@@ -19,7 +19,7 @@ from jaxdeblur.models import initial_variables
 from jaxdeblur.models.nafnet import Block, NAFNetConfig, over_frame, window_means
 from jaxdeblur.ops.resample import pad_to_multiple, pixel_shuffle, unpad
 
-TOLERANCE = 1e-5  # of an array's largest value; measured 1.1e-6 at most
+TOLERANCE = 1e-5  # of an array's largest value; measured 1.2e-6 at most
 CASES = ("case_a", "case_b", "case_c_local", "case_d_local_one_axis")
 
 
