@@ -32,14 +32,15 @@ def seeded_tensor(key: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
 
 def seeded_state_dict(provenance: dict[str, Any]) -> dict[str, np.ndarray]:
     """Official names -> seeded weights, float64, from the JSON beside a golden file."""
-    gains = provenance.get("gain_by_key", {})
-    rules = provenance.get("gain_rules", [])
+    return {
+        key: seeded_tensor(key, tuple(shape), _gain(key, provenance)) for key, shape in provenance["state_dict"].items()
+    }
 
-    def gain(key: str) -> float:
-        of_rule = next((value for pattern, value in rules if re.search(pattern, key)), provenance["gain"])
-        return gains.get(key, of_rule)
 
-    return {key: seeded_tensor(key, tuple(shape), gain(key)) for key, shape in provenance["state_dict"].items()}
+def _gain(key: str, provenance: dict[str, Any]) -> float:
+    """Of the key itself, else of the first pattern that is found in it, else of all."""
+    by_pattern = (gain for pattern, gain in provenance.get("gain_rules", ()) if re.search(pattern, key))
+    return provenance.get("gain_by_key", {}).get(key, next(by_pattern, provenance["gain"]))
 
 
 def load_case(folder: str, case: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -17,6 +17,7 @@ from jaxdeblur.models import example_inputs
         ("svrnn", {"width": 0.05}),
         ("vdflow", {"width": 0.05}),
         ("dbn", {"width": 0.05}),
+        ("estrnn", {"features": 2, "blocks": 1}),
         ("cdvd_tsp", {"channels": 2, "residual_blocks": 0, "flow_width": 0.05}),
     ],
 )

@@ -26,6 +26,7 @@ SMALL = {
     "deblurgan": {"width": 0.25, "blocks": 1},
     "maxim": {"stages": 2, "features": 16, "groups": 1, "bottleneck_blocks": 1},
     "nafnet32": {"width": 16, "encoder_blocks": (1, 2), "decoder_blocks": (1, 1), "training_px": 32},
+    "estrnn": {"features": 8, "blocks": 1},
     "pwcnet": {"width": 0.25},
     "flownet2c": {"width": 0.125},
     "flownet2sd": {"width": 0.25},

@@ -8,6 +8,7 @@ from jaxdeblur.interop import (
     cdvd_tsp,
     dbn,
     deblurgan,
+    estrnn,
     flownet2,
     flownet_simple,
     lite_flow_net,
@@ -45,6 +46,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "maxim": maxim.table,
     "nafnet32": partial(nafnet.table, config=NAFNetConfig(width=32)),
     "nafnet64": partial(nafnet.table, config=NAFNetConfig(width=64)),
+    "estrnn": estrnn.table,
 }
 
 

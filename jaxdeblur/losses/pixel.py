@@ -43,3 +43,12 @@ def psnr_loss(image: Image, target: Image) -> Scalars:
 def generalized_charbonnier(x: Features, *, eps: float = 1e-3, alpha: float = 0.45) -> Features:
     """(x^2 + eps^2)^alpha of every value: a penalty that large errors cannot dominate."""
     return jnp.power(jnp.square(x) + eps**2, alpha)
+
+
+def charbonnier_colour(image: Image, target: Image, *, eps: float = 1e-3) -> Scalars:
+    """Mean over pixels of sqrt(mean over colours of (image - target)^2, + eps^2): (B,).
+
+    The loss that ESTRNN is released with: a pixel's distance, not a colour's, and of small ones nearly the square.
+    """
+    distance = jnp.sqrt(jnp.mean(jnp.square(image - target), axis=-1) + eps**2)
+    return jnp.mean(distance, axis=tuple(range(1, distance.ndim)))

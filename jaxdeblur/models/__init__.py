@@ -35,6 +35,7 @@ from jaxdeblur.models.cdvd_tsp import CDVDTSP, CDVDTSPConfig
 from jaxdeblur.models.dbn import DBN, DBNConfig
 from jaxdeblur.models.deblurgan import DeblurGAN, DeblurGANConfig
 from jaxdeblur.models.maxim import MAXIM, MAXIMConfig
+from jaxdeblur.models.estrnn import ESTRNN, ESTRNNConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
 from jaxdeblur.models.nafnet import NAFNet, NAFNetConfig
 from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig
@@ -73,6 +74,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "maxim": lambda **options: MAXIM(_configure(MAXIMConfig, {}, options)),
     "nafnet32": _nafnet(width=32),
     "nafnet64": _nafnet(width=64),
+    "estrnn": lambda **options: ESTRNN(_configure(ESTRNNConfig, {}, options)),
     "flownets": _flownet(FlowNetSimple),
     "flownets_bn": lambda **options: FlowNetSimple(_configure(FlowNetConfig, {}, options), batch_norm=True),
     "pwcnet": _pwc_net(NVLABS),

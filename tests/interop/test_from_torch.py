@@ -24,6 +24,7 @@ GOLDEN = {
     "deblurgan": ("deblurgan", "case_a"),
     "maxim": ("maxim", "case_a"),
     "nafnet32": ("nafnet", "case_a"),
+    "estrnn": ("estrnn", "case_a"),
 }
 # Of the released networks: all parameters, and how many of them are layers for training only.
 PARAMETERS = {
@@ -49,6 +50,7 @@ PARAMETERS = {
     "maxim": (22_212_795, 0),
     "nafnet32": (17_111_907, 0),
     "nafnet64": (67_888_835, 0),
+    "estrnn": (2_467_931, 0),
 }
 DEBLUR_KEY = {"deblur_layer.0.bias": np.zeros(3, np.float32)}  # makes the table one with layers for training
 PREFIX = "module.Network."

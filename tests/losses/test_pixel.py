@@ -6,6 +6,7 @@ import pytest
 from parity import load_case
 
 from jaxdeblur.losses.pixel import (
+    charbonnier_colour,
     mean_absolute_error,
     mean_squared_error,
     negative_psnr,
@@ -54,8 +55,26 @@ def test_the_loss_of_nafnet_matches_the_reference():
     np.testing.assert_allclose(psnr_loss(arrays["target"], arrays["target"]), -80, rtol=1e-6)
 
 
+def test_the_charbonnier_loss_of_colours_is_the_released_one():
+    arrays, provenance = load_case("estrnn", "charbonnier_colour_loss")
+    prediction, target = arrays["prediction"], arrays["target"]
+    loss, gradient = jax.value_and_grad(lambda image: charbonnier_colour(image, target).mean())(prediction)
+    np.testing.assert_allclose(loss, provenance["loss"], rtol=1e-6)
+    largest = np.abs(arrays["gradient"]).max()
+    np.testing.assert_allclose(gradient, arrays["gradient"], rtol=0, atol=1e-6 * largest)
+
+
+def test_the_charbonnier_loss_of_colours_by_hand():
+    images = np.zeros((2, 1, 2, 3), np.float32)
+    images[0, 0, 0] = [0.3, 0, 0.4]
+    images[1] = 0.5
+    expected = [(np.sqrt(0.25 / 3 + 1e-6) + 1e-3) / 2, np.sqrt(0.25 + 1e-6)]
+    np.testing.assert_allclose(charbonnier_colour(images, np.zeros_like(images)), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
-    "loss", [mean_squared_error, mean_absolute_error, summed_squared_error, negative_psnr, psnr_loss]
+    "loss",
+    [mean_squared_error, mean_absolute_error, summed_squared_error, negative_psnr, psnr_loss, charbonnier_colour],
 )
 def test_gradients_and_dtype(loss):
     rng = np.random.default_rng(1)

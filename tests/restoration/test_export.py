@@ -94,6 +94,7 @@ def test_one_compilation_per_size(tiny):
         ("deblurgan", {"width": 0.1, "blocks": 1}),
         ("nafnet32", NAFNET),
         ("mtu1", {**MTU, "scales": 3}),
+        ("estrnn", {"features": 4, "blocks": 2}),
         *(
             pytest.param(name, options, marks=pytest.mark.exhaustive)
             for name, options in (

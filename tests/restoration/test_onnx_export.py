@@ -61,6 +61,7 @@ def by_hand(onnxruntime, path, frames, model):
             {"width": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "training_px": 48},
             marks=pytest.mark.slow,
         ),
+        pytest.param("estrnn", {"features": 4, "blocks": 2}, marks=pytest.mark.slow),
         pytest.param("vdflow", {"width": 0.05}, marks=pytest.mark.slow),
         pytest.param(
             "cdvd_tsp", {"channels": 4, "residual_blocks": 1, "flow_width": 0.05, "stages": 1}, marks=pytest.mark.slow
