@@ -155,7 +155,7 @@ class ESTRNN(nn.Module):
         """The carry before the first frame: the cell has seen all of its window (B, K, H, W, 3) but the newest
         frame."""
         check_window(window, self.config.frames, SIZE_MULTIPLE)
-        state, features = self._see(window[:, :-1])
+        state, features = self._see(window[:, :-1], remat=False)
         return ESTRNNCarry(state, _side_by_side(features))
 
     def step(self, carry: ESTRNNCarry, window: Clip) -> tuple[ESTRNNCarry, ESTRNNOutputs]:
@@ -206,8 +206,9 @@ class ESTRNN(nn.Module):
             return joined[..., channels:], outputs.restored
 
         features = self._see(clip, remat=remat)[1]
-        before = _side_by_side(features[:, : frames - 1])
-        return _scan(body, remat)(self, before, features[:, frames - 1 :])[1]
+        before = _side_by_side(features[: frames - 1])
+        restored = _loop(self, body, before, features[frames - 1 :], remat=remat)[1]
+        return jnp.moveaxis(restored, 0, 1)
 
     def explain(self, carry: ESTRNNCarry, window: Clip) -> dict[str, Image]:
         """Pictures of how a frame comes about, (B, H, W, 3) in [0, 1] by name: how much is taken of the features of
@@ -227,15 +228,14 @@ class ESTRNN(nn.Module):
         difference = stretched_difference(outputs.restored, blurred)
         return pictures | {"difference": difference, "restored": outputs.restored}
 
-    def _see(self, clip: Clip, *, remat: bool = False) -> tuple[Features, Features]:
-        """(B, T, H, W, 3) -> the state behind the last frame, and the features of all (B, T, H/4, W/4, 5 n)."""
+    def _see(self, clip: Clip, *, remat: bool) -> tuple[Features, Features]:
+        """(B, T, H, W, 3) -> the state behind the last frame, and the features of all (T, B, H/4, W/4, 5 n)."""
 
         def body(model: "ESTRNN", state: Features, frame: Image) -> tuple[Features, Features]:
             features, state = model.cell(model._inside(frame), state)
             return state, features
 
-        state, features = _scan(body, remat)(self, self._zero_state(clip), clip)
-        return state, features
+        return _loop(self, body, self._zero_state(clip), jnp.moveaxis(clip, 1, 0), remat=remat)
 
     def _restore(self, before: Features, features: Features) -> tuple[Features, ESTRNNOutputs]:
         """The features of a window joined, (B, H/4, W/4, K 5 n), and what comes of them."""
@@ -382,7 +382,7 @@ def restore_by_windows(
 
     Args:
         clip: (B, past + T + future, H, W, 3) in [0, 1]; H and W multiples of 4.
-        window_frames: of a window; 20 in all published results. Shorter clips are one window.
+        window_frames: of a window; the released tool has 20. Shorter clips are one window.
         overlaps: of frames that two windows restore: "earlier", what the released scores count, or "later", what the
             released tool leaves in its files.
     Returns:
@@ -407,7 +407,7 @@ def restore_by_windows(
 
 
 def window_spans(count: int, window_frames: int, overlap: int) -> list[tuple[int, int]]:
-    """First frames and ends of the released tool's windows over `count` frames."""
+    """First frame and end of each of the released tool's windows over `count` frames."""
     spans = [(0, min(window_frames, count))]
     while spans[-1][1] < count:
         end = min(spans[-1][1] - overlap + window_frames, count)
@@ -499,9 +499,9 @@ def _last(values: Array, x: Array) -> Array:
 
 
 def _side_by_side(features: Array) -> Array:
-    """(B, T, h, w, c) -> (B, h, w, T c)."""
-    batch, time, height, width, channels = features.shape
-    return jnp.moveaxis(features, 1, -2).reshape(batch, height, width, time * channels)
+    """(T, B, h, w, c) -> (B, h, w, T c)."""
+    time, batch, height, width, channels = features.shape
+    return jnp.moveaxis(features, 0, -2).reshape(batch, height, width, time * channels)
 
 
 def _by_frame(joined: Array, config: ESTRNNConfig) -> Array:
@@ -517,7 +517,13 @@ def _pairs(each: Array, config: ESTRNNConfig) -> Array:
     return jnp.concatenate([own, neighbours], axis=-1)
 
 
-def _scan(body: Any, remat: bool) -> Any:
-    """`body`(model, carry, x) -> (carry, y) over the second axis of arrays."""
-    body = nn.remat(body, prevent_cse=False) if remat else body
-    return nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+def _loop(
+    model: ESTRNN, body: Callable[..., tuple[Features, Features]], carry: Features, xs: Features, *, remat: bool
+) -> tuple[Features, Features]:
+    """jax.lax.scan over `body`(model, carry, x) -> (carry, y); Flax's own does not come through conversion to ONNX."""
+    alone, variables = model.unbind()
+
+    def turn(carry: Features, x: Features) -> tuple[Features, Features]:
+        return nn.apply(lambda model: body(model, carry, x), alone)(variables)  # type: ignore[no-any-return]
+
+    return jax.lax.scan(jax.checkpoint(turn, prevent_cse=False) if remat else turn, carry, xs)
