@@ -94,7 +94,6 @@ def test_one_compilation_per_size(tiny):
         ("deblurgan", {"width": 0.1, "blocks": 1}),
         ("nafnet32", NAFNET),
         ("mtu1", {**MTU, "scales": 3}),
-        ("estrnn", {"features": 4, "blocks": 2}),
         *(
             pytest.param(name, options, marks=pytest.mark.exhaustive)
             for name, options in (
@@ -106,6 +105,7 @@ def test_one_compilation_per_size(tiny):
                 ("deblurgan", {"width": 0.1, "blocks": 2, "dropout_seed": 1}),
                 ("maxim", {"stages": 1, "features": 4, "groups": 1, "bottleneck_blocks": 1}),
                 ("nafnet32", {**NAFNET, "local": False, "compute_dtype": "bfloat16"}),
+                ("estrnn", {"features": 4, "blocks": 2}),
                 ("vdflow", {"width": 0.05}),
                 ("vdflow", {"width": 0.05, "flow_networks": "separate"}),
                 ("svrnn", SVRNN),
