@@ -13,7 +13,7 @@ data        source ("scenes", "video_folder", or "auto": the folder if it is the
             splits, window, first_frames, augment; flow_pairs: root, render_pass, held_out_scenes, crop_px, augment,
             lowest_scale; unlabelled (of a tuning): source, batch_size, root, split, only, clip_px, scenes
 optimizer   learning_rates by loss group, schedule, decay_steps, Adam's constants, clip_norm, weight_decay, undecayed,
-            muon_scale, muon_without, plateau, boundary_passes (of a tuning)
+            decoupled_decay, muon_scale, muon_without, plateau, boundary_passes (of a tuning)
 training    steps, passes (of a tuning), microbatches, loss_scale, ema_decay, log_every, checkpoint_every,
             evaluate_every
 evaluation  protocol, clips, validation_videos, flow_clips, frames (of rendered clips), motion
@@ -81,13 +81,19 @@ from jaxdeblur.flow_nets.lite_flow_net import LiteFlowNet
 from jaxdeblur.interop.files import read_flow_network, read_weights
 from jaxdeblur.models import create_model, example_inputs, is_flow_network
 from jaxdeblur.models.cdvd_tsp import CDVDTSP
+from jaxdeblur.models.estrnn import ESTRNN
+from jaxdeblur.models.maxim import MAXIM
 from jaxdeblur.models.multi_task_unit import MultiTaskUnits
+from jaxdeblur.models.nafnet import NAFNet
 from jaxdeblur.models.svrnn import SVRNN, in_pixels_of_own_grid
 from jaxdeblur.models.vdflow import VDFlow, with_zero_slices
 from jaxdeblur.models.windows import memory_frames
 from jaxdeblur.objectives import Objective, scaled_bytes
 from jaxdeblur.objectives.cdvd_tsp import CDVDTSPObjective
+from jaxdeblur.objectives.estrnn import ESTRNNObjective
+from jaxdeblur.objectives.maxim import MAXIMObjective
 from jaxdeblur.objectives.multi_task_unit import MultiTaskUnitObjective
+from jaxdeblur.objectives.nafnet import NAFNetObjective
 from jaxdeblur.objectives.optical_flow import OpticalFlowObjective
 from jaxdeblur.objectives.reblur import FRAMES, REBLUR_METRIC, ReblurObjective, TunedParams, to_psnr_db
 from jaxdeblur.objectives.svrnn import SVRNNObjective
@@ -260,6 +266,9 @@ def build_objective(config: ConfigDict, model: Any) -> Objective:
         return CDVDTSPObjective(model, **options)
     if isinstance(model, SVRNN):
         return SVRNNObjective(model, **options)
+    for network, own in ((NAFNet, NAFNetObjective), (MAXIM, MAXIMObjective), (ESTRNN, ESTRNNObjective)):
+        if isinstance(model, network):
+            return own(model, **options)
     return OpticalFlowObjective(model, **options)
 
 
@@ -296,6 +305,7 @@ def build_optimizers(config: ConfigDict, objective: Objective) -> dict[str, opta
             clip_norm=options.clip_norm,
             weight_decay=options.get("weight_decay", 0.0),
             undecayed=options.get("undecayed", ()),
+            decoupled_decay=options.get("decoupled_decay", 0.0),
             muon_scale=options.get("muon_scale", 0.0),
             muon_without=options.get("muon_without", ()),
         )

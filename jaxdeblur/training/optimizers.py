@@ -54,6 +54,7 @@ def make_optimizer(
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     undecayed: Sequence[str] = (),
+    decoupled_decay: float = 0.0,
     muon_scale: float = 0.0,
     muon_without: Sequence[str] = (),
 ) -> optax.GradientTransformation:
@@ -66,13 +67,16 @@ def make_optimizer(
         clip_norm: global L2 norm, over all parameters that are moved, that the gradient is clipped to; None leaves it.
         weight_decay: times the parameter, added to the gradient of kernels (L2 regularisation; biases go without).
         undecayed: kernels of layers with one of these in their path go without, too.
+        decoupled_decay: times the parameter and the learning rate, taken off every parameter (AdamW).
         muon_scale: if not 0, kernels of convolutions are moved by Muon (Jordan et al. 2024: momentum, made orthogonal)
             at so many times the learning rate, and only the rest by Adam (with Nesterov's momentum).
         muon_without: kernels of layers with one of these in their path are moved by Adam, too.
 
     Raises:
-        ValueError: muon_scale is negative.
+        ValueError: muon_scale is negative, or decoupled_decay is given beside it.
     """
+    if muon_scale and decoupled_decay:
+        raise ValueError(f"optimizer.decoupled_decay is {decoupled_decay}; expected 0 where muon_scale is set")
     if muon_scale < 0:
         raise ValueError(f"optimizer.muon_scale is {muon_scale}; expected 0 or more")
 
@@ -85,7 +89,7 @@ def make_optimizer(
 
     def one(schedule: optax.Schedule) -> optax.GradientTransformation:
         if not muon_scale:
-            return optax.adam(schedule, **adam)
+            return optax.adamw(schedule, **adam, weight_decay=decoupled_decay)
         return muon(
             lambda made: muon_scale * schedule(made),
             adam_learning_rate=schedule,
