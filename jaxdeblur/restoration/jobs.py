@@ -331,8 +331,16 @@ def _refuse_unwritable(path: Path, *, is_file: bool, in_new_folder: bool) -> Non
 
 
 def refuse_missing_checkpoint(path: StrPath, option: str = "--checkpoint", *, default: str | None = None) -> None:
-    """FileNotFoundError if there is nothing of that name, which is not that of the package's own weights."""
+    """FileNotFoundError if there is nothing of that name, which is not that of the package's own weights, nor of a
+    network whose official ones are kept."""
     if os.fspath(path) != default and not os.path.exists(path):
+        from jaxdeblur.models import MODELS  # which imports JAX
+        from jaxdeblur.variables import kept_weights, missing_weights
+
+        if (name := os.fspath(path)) in MODELS:
+            if not kept_weights(name).exists():
+                raise FileNotFoundError(f"{option} is {name}: {missing_weights(name)}")
+            return
         own = f"; leave {option} out for the weights of this package" if default is not None else ""
         raise FileNotFoundError(f"{option} is {os.fspath(path)}: no such file or folder{own}")
 

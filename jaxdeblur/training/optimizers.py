@@ -88,8 +88,10 @@ def make_optimizer(
         return jax.tree_util.tree_map_with_path(dimensions, params)
 
     def one(schedule: optax.Schedule) -> optax.GradientTransformation:
-        if not muon_scale:
+        if decoupled_decay:
             return optax.adamw(schedule, **adam, weight_decay=decoupled_decay)
+        if not muon_scale:
+            return optax.adam(schedule, **adam)
         return muon(
             lambda made: muon_scale * schedule(made),
             adam_learning_rate=schedule,
