@@ -1,6 +1,7 @@
 """Timing, multiply-accumulates, and what a network's convolutions cost when called alone."""
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,30 @@ def _walk(jaxpr: Any) -> Iterator[Convolution]:
 
 def _macs(found: list[Convolution]) -> int:
     return sum(convolution.macs for convolution in found)
+
+
+def multiply_accumulates(function: Callable[..., Any], *arguments: Any) -> int:
+    """Of all convolutions and matrix products that a call makes."""
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _products(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            channels_out = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+            total += equation.outvars[0].aval.size * kernel.size // channels_out
+        elif name == "dot_general":
+            (summed, _), _ = parameters["dimension_numbers"]
+            total += equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[axis] for axis in summed)
+        elif name == "cond":  # also what depends on the platform: one branch is run
+            total += max(_products(branch.jaxpr) for branch in parameters["branches"])
+        else:
+            repeats = parameters.get("length", 1) if name == "scan" else 1
+            total += repeats * sum(_products(inner) for inner in _inner(parameters))
+    return total
 
 
 def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
