@@ -1,6 +1,6 @@
 """Networks with their official weights on real pairs: what they gain and what they take; a table in Markdown.
 
-    python -m benchmarks.networks PAIRS [--checkpoints maxim,default] [--side 256] [--clips gopro_singles,...] [--out=DIR]
+    python -m benchmarks.networks PAIRS [--checkpoints=default,maxim] [--side=256] [--clips=NAME,...] [--out=FOLDER]
 
 Of every frame with truth in PAIRS (`real_clips`) the middle side x side pixels, cut out before anything is restored, as
 the authors of single-image networks measure; gains are in dB of PSNR, protocol `common`. Multiply-accumulates are those

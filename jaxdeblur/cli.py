@@ -383,8 +383,8 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert",
         help="take over official weights",
-        description="Takes over official weights. Without OUT they are kept in the user's cache, where --checkpoint=NAME "
-        "finds them.",
+        description="Take over official weights. Without OUT, keep them in the user's cache, where --checkpoint=NAME finds "
+        "them.",
     )
     convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
     convert.add_argument(

@@ -266,9 +266,12 @@ def build_objective(config: ConfigDict, model: Any) -> Objective:
         return CDVDTSPObjective(model, **options)
     if isinstance(model, SVRNN):
         return SVRNNObjective(model, **options)
-    for network, own in ((NAFNet, NAFNetObjective), (MAXIM, MAXIMObjective), (ESTRNN, ESTRNNObjective)):
-        if isinstance(model, network):
-            return own(model, **options)
+    if isinstance(model, MAXIM):
+        return MAXIMObjective(model, **options)
+    if isinstance(model, NAFNet):
+        return NAFNetObjective(model, **options)
+    if isinstance(model, ESTRNN):
+        return ESTRNNObjective(model, **options)
     return OpticalFlowObjective(model, **options)
 
 

@@ -2,8 +2,8 @@
 
 A file of weights is one .npz: the arrays by their paths, such as params/unit_1/enc1/kernel, and under "model" what
 `create_model` makes the network of, as JSON. It holds no state of training. The package has one of its own, "default",
-which restores whatever no other checkpoint is given for; docs/model_card.md says how it came about. Official weights that
-were converted without a place of their own are kept in the user's cache, and found by the network's name.
+which restores whatever no other checkpoint is given for; docs/model_card.md says how it came about. Official weights
+that were converted without a place of their own are kept in the user's cache, and found by the network's name.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Where the official weights of networks that restore frames are, under which licence, and what is published of them."""
+"""Official weights of networks that restore frames: where they are, their licence, their published scores."""
 
 from typing import NamedTuple
 

@@ -34,8 +34,8 @@ from jaxdeblur.flow_nets.pwc_net import CDVD_TSP, NVLABS, PWCNet, PWCNetConfig
 from jaxdeblur.models.cdvd_tsp import CDVDTSP, CDVDTSPConfig
 from jaxdeblur.models.dbn import DBN, DBNConfig
 from jaxdeblur.models.deblurgan import DeblurGAN, DeblurGANConfig
-from jaxdeblur.models.maxim import MAXIM, MAXIMConfig
 from jaxdeblur.models.estrnn import ESTRNN, ESTRNNConfig
+from jaxdeblur.models.maxim import MAXIM, MAXIMConfig
 from jaxdeblur.models.multi_task_unit import MultiTaskUnitConfig, MultiTaskUnits
 from jaxdeblur.models.nafnet import NAFNet, NAFNetConfig
 from jaxdeblur.models.svrnn import SVRNN, SVRNNConfig

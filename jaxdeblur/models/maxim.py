@@ -161,8 +161,7 @@ class MAXIM(nn.Module):
     def _restored(self, image: Image, *, every_output: bool) -> tuple[tuple[Image, ...], ...]:
         """outputs[stage][scale] of images whose sizes are multiples; of the last stage the largest alone, unless
         `every_output`."""
-        image = jnp.asarray(image, jnp.float32)
-        images = [image, *(_nearest(image, 2**scale) for scale in range(1, SCALES))]
+        images = resized_inputs(jnp.asarray(image, jnp.float32))
         outputs: list[tuple[Image, ...]] = []
         earlier = None
         for number in range(self.config.stages):
@@ -171,6 +170,11 @@ class MAXIM(nn.Module):
             made, earlier = stage(images, earlier, every_output=every_output or not is_last)
             outputs.append(made)
         return tuple(outputs)
+
+
+def resized_inputs(image: Image) -> list[Image]:
+    """(B, H, W, 3) -> the same at full, half and quarter resolution, each pixel taken from one of the image."""
+    return [image, *(_nearest(image, 2**scale) for scale in range(1, SCALES))]
 
 
 def pad_around(image: Image) -> tuple[Image, tuple[Pixels, Pixels]]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdeblur.losses.pixel import generalized_charbonnier, mean_absolute_error
-from jaxdeblur.models.maxim import MAXIM, SCALES, resized_inputs
+from jaxdeblur.models.maxim import MAXIM, resized_inputs
 from jaxdeblur.types import Batch, Image, PyTree, Scalars
 
 _MIX = 1.2
