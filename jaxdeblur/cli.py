@@ -383,8 +383,8 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert",
         help="take over official weights",
-        description="Take over official weights. Without OUT, keep them in the user's cache, where --checkpoint=NAME finds "
-        "them.",
+        description="Take over official weights. Without OUT they are kept in the user's cache, and --checkpoint=NAME "
+        "finds them there.",
     )
     convert.add_argument("name", metavar="NAME", help="the model, such as mtu2")
     convert.add_argument(
@@ -950,8 +950,10 @@ def _convert(arguments: argparse.Namespace, work: _Work) -> None:
         raise FileNotFoundError(f"{arguments.file}: no such file")
     from jaxdeblur.checkpoint import save_model
     from jaxdeblur.interop.files import read_weights
-    from jaxdeblur.variables import keep_weights
+    from jaxdeblur.variables import keep_weights, refuse_kept_weights
 
+    if arguments.target is None:
+        refuse_kept_weights(arguments.name)
     variables = read_weights(arguments.name, arguments.file)
     if arguments.target is None:
         kept = keep_weights(arguments.name, variables)

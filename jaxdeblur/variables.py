@@ -64,15 +64,22 @@ def keep_weights(name: str, variables: Variables) -> Path:
     Raises:
         FileExistsError: there are some already.
     """
+    refuse_kept_weights(name)
     target = kept_weights(name)
-    if target.exists():
-        raise FileExistsError(f"{target}: weights of {name} are kept already; move them away to keep others")
     target.parent.mkdir(parents=True, exist_ok=True)
     save_weights(target, {"name": name}, variables)
     checksum = hashlib.sha256(target.read_bytes()).hexdigest()
     with replacing(target.with_suffix(f"{SUFFIX}.sha256")) as partial:
         partial.write_text(f"{checksum}  {target.name}\n")
     return target
+
+
+def refuse_kept_weights(name: str) -> None:
+    """FileExistsError if there are some of the network already."""
+    if kept_weights(name).exists():
+        raise FileExistsError(
+            f"{kept_weights(name)}: weights of {name} are kept already; move them away, or name a folder for OUT"
+        )
 
 
 def kept_weights(name: str) -> Path:

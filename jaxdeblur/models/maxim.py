@@ -28,15 +28,18 @@ resized in whichever order takes fewer products; resizing adds shifted copies.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax.nn.initializers import lecun_normal, normal, ones, zeros
 
 from jaxdeblur.layers.conv import Conv, ConvTranspose, product_precision
+from jaxdeblur.layers.norm import LayerNorm
 from jaxdeblur.models.dbn import stretched_difference
 from jaxdeblur.models.windows import check_window, restore_all_windows
 from jaxdeblur.ops.resample import enlarge_bilinear, shrink_bilinear
@@ -341,13 +344,13 @@ class _MultiAxisMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = _gelu(_Dense(2 * self.features, _NORMAL, name="project_in")(_LayerNorm(name="norm")(x)))
-        on_grid, in_blocks = jnp.split(y, 2, axis=-1)
-        parts = [
+        project = _Dense(2 * self.features, _NORMAL, outputs=2, name="project_in")
+        on_grid, in_blocks = map(_gelu, project(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
+        parts = (
             _GatedMLP(self.features, self.cells, "grid", name="grid")(on_grid),
             _GatedMLP(self.features, self.cells, "block", name="block")(in_blocks),
-        ]
-        return x + _Dense(self.features, _NORMAL, name="project_out")(jnp.concatenate(parts, axis=-1))
+        )
+        return x + _Dense(self.features, _NORMAL, name="project_out")(*parts)
 
 
 class _GatedMLP(nn.Module):
@@ -359,9 +362,9 @@ class _GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = _gelu(_Dense(2 * self.features, _NORMAL, name="project_in")(_LayerNorm(name="norm")(x)))
-        value, gate = jnp.split(y, 2, axis=-1)
-        gate = _Mixing(self.cells, self.axis, name="mix")(_LayerNorm(name="gate_norm")(gate))
+        project = _Dense(2 * self.features, _NORMAL, outputs=2, name="project_in")
+        value, gate = map(_gelu, project(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
+        gate = _Mixing(self.cells, self.axis, name="mix")(LayerNorm(LAYER_NORM_EPS, name="gate_norm")(gate))
         y = (value.astype(jnp.float32) * (gate.astype(jnp.float32) + 1)).astype(x.dtype)
         return x + _Dense(self.features, _NORMAL, name="project_out")(y)
 
@@ -407,7 +410,7 @@ class _ConvAttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = Conv(self.features, 3, name="conv1")(_LayerNorm(name="norm")(x))
+        y = Conv(self.features, 3, name="conv1")(LayerNorm(LAYER_NORM_EPS, name="norm")(x))
         y = Conv(self.features, 3, name="conv2")(nn.leaky_relu(y, negative_slope=0.2))
         return x + _ChannelAttention(name="attention")(y)
 
@@ -419,7 +422,7 @@ class _DenseAttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = _gelu(_Dense(self.features, _NORMAL, name="dense1")(_LayerNorm(name="norm")(x)))
+        y = _gelu(_Dense(self.features, _NORMAL, name="dense1")(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
         y = _Dense(self.features, _NORMAL, name="dense2")(y)
         return x + _ChannelAttention(name="attention")(y)
 
@@ -453,7 +456,7 @@ class _CrossGating(nn.Module):
         x = shortcut_x = Conv(self.features, 1, name="conv_x")(x)
         y = shortcut_y = Conv(self.features, 1, name="conv_y")(y)
         x, y = (
-            _gelu(_Dense(self.features, name=f"project_in_{name}")(_LayerNorm(name=f"norm_{name}")(signal)))
+            _gelu(_Dense(self.features, name=f"project_in_{name}")(LayerNorm(LAYER_NORM_EPS, name=f"norm_{name}")(signal)))
             for name, signal in (("x", x), ("y", y))
         )
         gate_x, gate_y = (
@@ -473,13 +476,13 @@ class _SpatialGate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = _gelu(_Dense(2 * self.features, name="project_in")(_LayerNorm(name="norm")(x)))
-        on_grid, in_blocks = jnp.split(y, 2, axis=-1)
-        parts = [
+        project = _Dense(2 * self.features, outputs=2, name="project_in")
+        on_grid, in_blocks = map(_gelu, project(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
+        parts = (
             _Mixing(self.cells, "grid", ones, name="mix_grid")(on_grid),
             _Mixing(self.cells, "block", ones, name="mix_block")(in_blocks),
-        ]
-        return _Dense(self.features, name="project_out")(jnp.concatenate(parts, axis=-1))
+        )
+        return _Dense(self.features, name="project_out")(*parts)
 
 
 class _SupervisedAttention(nn.Module):
@@ -509,35 +512,37 @@ class _ResizedProjection(nn.Module):
         return conv(shrink_bilinear(x, 2**-self.doublings) if self.doublings else x)
 
 
-class _LayerNorm(nn.Module):
-    """Each pixel's channels less their mean, over their deviation; scale and bias a channel. Float32 inside."""
-
-    @nn.compact
-    def __call__(self, x: Features) -> Features:
-        channels = (x.shape[-1],)
-        scale = self.param("scale", ones, channels, jnp.float32)
-        bias = self.param("bias", zeros, channels, jnp.float32)
-        values = x.astype(jnp.float32)
-        values = values - jnp.mean(values, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(values), axis=-1, keepdims=True)
-        factor = jax.lax.rsqrt(variance + LAYER_NORM_EPS) * scale.reshape(1, 1, 1, -1)
-        return (values * factor + bias.reshape(1, 1, 1, -1)).astype(x.dtype)
-
-
 class _Dense(nn.Module):
-    """A dense layer over channels, of the input's dtype; kernel (in, out)."""
+    """A dense layer over channels, of the input's dtype; kernel (in, out).
+
+    Several inputs are taken side by side. With two `outputs`, each has half the features and is an array of its own,
+    which spares a CPU a copy of either.
+    """
 
     features: int
     kernel_init: Any = lecun_normal()
+    outputs: int = 1
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+    def __call__(self, *parts: Features) -> Any:
+        channels = [part.shape[-1] for part in parts]
+        kernel = self.param("kernel", self.kernel_init, (sum(channels), self.features), jnp.float32)
         bias = self.param("bias", zeros, (self.features,), jnp.float32)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=x.dtype)
-        y = jnp.einsum("bhwi,io->bhwo", x, kernel, precision=product_precision(x.dtype))
-        return y + bias.reshape(1, 1, 1, -1)
+        kernel, bias, *inputs = promote_dtype(kernel, bias, *parts, dtype=parts[0].dtype)
+        if kernel.dtype != jnp.float32:  # sums of rounded products would be less exact
+            inputs = [jnp.concatenate(inputs, axis=-1)]
+        rows = jnp.split(kernel, np.cumsum([x.shape[-1] for x in inputs[:-1]]))
+        made = []
+        for columns in np.split(np.arange(self.features), self.outputs):
+            chosen = slice(columns[0], columns[-1] + 1)
+            products = (
+                jnp.einsum("bhwi,io->bhwo", x, share[:, chosen], precision=product_precision(x.dtype))
+                for x, share in zip(inputs, rows, strict=True)
+            )
+            made.append(functools.reduce(jnp.add, products) + bias[chosen].reshape(1, 1, 1, -1))
+        return made[0] if self.outputs == 1 else tuple(made)
 
 
 def _gelu(x: Features) -> Features:
-    return nn.gelu(x, approximate=True)
+    """By the hyperbolic tangent, of which this is another form; oneDNN, which knows the usual one, takes longer."""
+    return x * nn.sigmoid(1.5957691216057308 * (x + 0.044715 * x**3))
