@@ -238,7 +238,7 @@ class _Stage(nn.Module):
             x = Conv(widths[scale], 3, name=f"input_{scale}")(images[scale].astype(jnp.dtype(cfg.compute_dtype)))
             if earlier is not None:
                 fuse = _CrossGating(widths[scale], CELLS[scale], name=f"fuse_{scale}")
-                x, _ = fuse(x, earlier.attended[scale])
+                x, _ = fuse([x], earlier.attended[scale])
             inputs.append(x)
 
         encoded = {}
@@ -252,12 +252,12 @@ class _Stage(nn.Module):
 
         gated, gate = {}, x
         for scale in up:
-            signal = self._joined("encoded", encoded, down, scale, widths[scale])
+            signal = self._at_scale("encoded", encoded, down, scale, widths[scale])
             gating = _CrossGating(widths[scale], CELLS[scale], doubles=True, name=f"gating_{scale}")
             gated[scale], gate = gating(signal, gate)
         decoded = {}
         for scale in up:
-            skip = self._joined("gated", gated, up, scale, widths[scale])
+            skip = self._at_scale("gated", gated, up, scale, widths[scale])
             decoder = _DecoderBlock(widths[scale], CELLS[scale], cfg.groups, name=f"decoder_{scale}")
             decoded[scale] = x = decoder(x, skip)
 
@@ -272,13 +272,14 @@ class _Stage(nn.Module):
                 outputs.append(added.astype(jnp.float32) + images[scale])
         return tuple(outputs), None if self.is_last else _Passed(attended, encoded, decoded)
 
-    def _joined(self, kind: str, features: dict[int, Features], order: range, scale: int, width: int) -> Features:
-        """The features of all scales at one of them, side by side."""
-        parts = [
+    def _at_scale(
+        self, kind: str, features: dict[int, Features], order: range, scale: int, width: int
+    ) -> list[Features]:
+        """The features of all scales at one of them."""
+        return [
             _ResizedProjection(width, source - scale, name=f"{kind}_{source}_at_{scale}")(features[source])
             for source in order
         ]
-        return jnp.concatenate(parts, axis=-1)
 
 
 class _EncoderBlock(nn.Module):
@@ -291,9 +292,9 @@ class _EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, skip: Features, before: Features | None) -> tuple[Features, Features]:
-        x = _refined(jnp.concatenate([x, skip], axis=-1), self.features, self.cells, self.groups)
+        x = _refined([x, skip], self.features, self.cells, self.groups)
         if before is not None:
-            x, _ = _CrossGating(self.features, self.cells, name="gating")(x, before)
+            x, _ = _CrossGating(self.features, self.cells, name="gating")([x], before)
         return Conv(self.features, 4, strides=2, padding=1, name="down")(x), x
 
 
@@ -305,9 +306,9 @@ class _DecoderBlock(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: Features, skip: Features) -> Features:
+    def __call__(self, x: Features, skip: list[Features]) -> Features:
         x = ConvTranspose(self.features, 2, name="up")(x)
-        return _refined(jnp.concatenate([x, skip], axis=-1), self.features, self.cells, self.groups)
+        return _refined([x, *skip], self.features, self.cells, self.groups)
 
 
 class _BottleneckBlock(nn.Module):
@@ -326,10 +327,10 @@ class _BottleneckBlock(nn.Module):
         return x + shortcut
 
 
-def _refined(x: Features, features: int, cells: int, groups: int) -> Features:
-    """Projected, then through multi-axis and channel attention layers by turns; for the module in whose call it is
+def _refined(parts: list[Features], features: int, cells: int, groups: int) -> Features:
+    """Joined and projected, then through multi-axis and channel attention layers by turns; for the module in whose call it is
     called, whose layers these become."""
-    x = shortcut = Conv(features, 1, name="project_in")(x)
+    x = shortcut = Conv(features, 1, name="project_in")(*parts)
     for number in range(groups):
         x = _MultiAxisMLP(features, cells, name=f"multi_axis_{number}")(x)
         x = _ConvAttentionBlock(features, name=f"channel_attention_{number}")(x)
@@ -440,7 +441,7 @@ class _ChannelAttention(nn.Module):
 
 
 class _CrossGating(nn.Module):
-    """Two signals that weigh each other; returns both, the first with the second added.
+    """Two signals that weigh each other; returns both, the first with the second added. The first comes in parts.
 
     doubles: brings the second to twice the resolution first.
     """
@@ -450,13 +451,15 @@ class _CrossGating(nn.Module):
     doubles: bool = False
 
     @nn.compact
-    def __call__(self, x: Features, y: Features) -> tuple[Features, Features]:
+    def __call__(self, parts: list[Features], y: Features) -> tuple[Features, Features]:
         if self.doubles:
             y = ConvTranspose(self.features, 2, name="up")(y)
-        x = shortcut_x = Conv(self.features, 1, name="conv_x")(x)
+        x = shortcut_x = Conv(self.features, 1, name="conv_x")(*parts)
         y = shortcut_y = Conv(self.features, 1, name="conv_y")(y)
         x, y = (
-            _gelu(_Dense(self.features, name=f"project_in_{name}")(LayerNorm(LAYER_NORM_EPS, name=f"norm_{name}")(signal)))
+            _gelu(
+                _Dense(self.features, name=f"project_in_{name}")(LayerNorm(LAYER_NORM_EPS, name=f"norm_{name}")(signal))
+            )
             for name, signal in (("x", x), ("y", y))
         )
         gate_x, gate_y = (
