@@ -328,8 +328,8 @@ class _BottleneckBlock(nn.Module):
 
 
 def _refined(parts: list[Features], features: int, cells: int, groups: int) -> Features:
-    """Joined and projected, then through multi-axis and channel attention layers by turns; for the module in whose call it is
-    called, whose layers these become."""
+    """Joined and projected, then through multi-axis and channel attention layers by turns. The layers become those of
+    the module in whose call this is called."""
     x = shortcut = Conv(features, 1, name="project_in")(*parts)
     for number in range(groups):
         x = _MultiAxisMLP(features, cells, name=f"multi_axis_{number}")(x)
@@ -346,7 +346,7 @@ class _MultiAxisMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         project = _Dense(2 * self.features, _NORMAL, outputs=2, name="project_in")
-        on_grid, in_blocks = map(_gelu, project(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
+        on_grid, in_blocks = map(_gelu, project(_norm("norm")(x)))
         parts = (
             _GatedMLP(self.features, self.cells, "grid", name="grid")(on_grid),
             _GatedMLP(self.features, self.cells, "block", name="block")(in_blocks),
@@ -364,8 +364,8 @@ class _GatedMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         project = _Dense(2 * self.features, _NORMAL, outputs=2, name="project_in")
-        value, gate = map(_gelu, project(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
-        gate = _Mixing(self.cells, self.axis, name="mix")(LayerNorm(LAYER_NORM_EPS, name="gate_norm")(gate))
+        value, gate = map(_gelu, project(_norm("norm")(x)))
+        gate = _Mixing(self.cells, self.axis, name="mix")(_norm("gate_norm")(gate))
         y = (value.astype(jnp.float32) * (gate.astype(jnp.float32) + 1)).astype(x.dtype)
         return x + _Dense(self.features, _NORMAL, name="project_out")(y)
 
@@ -411,7 +411,7 @@ class _ConvAttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = Conv(self.features, 3, name="conv1")(LayerNorm(LAYER_NORM_EPS, name="norm")(x))
+        y = Conv(self.features, 3, name="conv1")(_norm("norm")(x))
         y = Conv(self.features, 3, name="conv2")(nn.leaky_relu(y, negative_slope=0.2))
         return x + _ChannelAttention(name="attention")(y)
 
@@ -423,7 +423,7 @@ class _DenseAttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        y = _gelu(_Dense(self.features, _NORMAL, name="dense1")(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
+        y = _gelu(_Dense(self.features, _NORMAL, name="dense1")(_norm("norm")(x)))
         y = _Dense(self.features, _NORMAL, name="dense2")(y)
         return x + _ChannelAttention(name="attention")(y)
 
@@ -457,9 +457,7 @@ class _CrossGating(nn.Module):
         x = shortcut_x = Conv(self.features, 1, name="conv_x")(*parts)
         y = shortcut_y = Conv(self.features, 1, name="conv_y")(y)
         x, y = (
-            _gelu(
-                _Dense(self.features, name=f"project_in_{name}")(LayerNorm(LAYER_NORM_EPS, name=f"norm_{name}")(signal))
-            )
+            _gelu(_Dense(self.features, name=f"project_in_{name}")(_norm(f"norm_{name}")(signal)))
             for name, signal in (("x", x), ("y", y))
         )
         gate_x, gate_y = (
@@ -480,7 +478,7 @@ class _SpatialGate(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         project = _Dense(2 * self.features, outputs=2, name="project_in")
-        on_grid, in_blocks = map(_gelu, project(LayerNorm(LAYER_NORM_EPS, name="norm")(x)))
+        on_grid, in_blocks = map(_gelu, project(_norm("norm")(x)))
         parts = (
             _Mixing(self.cells, "grid", ones, name="mix_grid")(on_grid),
             _Mixing(self.cells, "block", ones, name="mix_block")(in_blocks),
@@ -544,6 +542,10 @@ class _Dense(nn.Module):
             )
             made.append(functools.reduce(jnp.add, products) + bias[chosen].reshape(1, 1, 1, -1))
         return made[0] if self.outputs == 1 else tuple(made)
+
+
+def _norm(name: str) -> LayerNorm:
+    return LayerNorm(LAYER_NORM_EPS, name=name)
 
 
 def _gelu(x: Features) -> Features:

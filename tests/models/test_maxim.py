@@ -14,6 +14,7 @@ from jaxdeblur import create_model, restore
 from jaxdeblur.interop import TABLES, from_torch
 from jaxdeblur.interop.files import read_weights
 from jaxdeblur.layers.conv import Conv, ConvTranspose
+from jaxdeblur.layers.norm import LayerNorm
 from jaxdeblur.models import example_inputs, maxim
 from jaxdeblur.restoration import steps
 
@@ -35,7 +36,7 @@ LAYERS = (
     maxim._Dense,
     maxim._DenseAttentionBlock,
     maxim._GatedMLP,
-    maxim._LayerNorm,
+    LayerNorm,
     maxim._ResizedProjection,
     maxim._SpatialGate,
 )
@@ -250,8 +251,8 @@ def test_the_first_half_of_the_channels_goes_to_the_grid():
 
 
 def test_cross_gating_weighs_both_signals_and_adds_the_second_to_the_first():
-    def oracle(x, y, params):
-        shortcuts = [dense(x, conv(params["conv_x"])), dense(y, conv(params["conv_y"]))]
+    def oracle(parts, y, params):
+        shortcuts = [dense(np.concatenate(parts, -1), conv(params["conv_x"])), dense(y, conv(params["conv_y"]))]
         x, y = (
             gelu(dense(normed(of, params[f"norm_{name}"]), params[f"project_in_{name}"]))
             for of, name in zip(shortcuts, "xy", strict=True)
@@ -263,7 +264,8 @@ def test_cross_gating_weighs_both_signals_and_adds_the_second_to_the_first():
     def conv(params):
         return {**params, "kernel": params["kernel"][0, 0]}
 
-    check_layer(maxim._CrossGating(3, 2), oracle, noise(1, 4, 6, 5), noise(1, 4, 6, 3, seed=1))
+    parts = [noise(1, 4, 6, 2), noise(1, 4, 6, 3, seed=1)]
+    check_layer(maxim._CrossGating(3, 2), oracle, parts, noise(1, 4, 6, 3, seed=2))
 
 
 def test_channels_are_weighed_by_their_means_over_the_frame():
@@ -278,7 +280,7 @@ def test_channels_are_weighed_by_their_means_over_the_frame():
 def test_normalisation_and_gelu_where_mistakes_would_show():
     """Deviations as small as eps; values at which the exact GELU lies 4e-4 off."""
     x = 1e-3 * noise(1, 2, 3, 8)
-    check_layer(maxim._LayerNorm(), normed, x)
+    check_layer(LayerNorm(maxim.LAYER_NORM_EPS), normed, x)
     x = np.linspace(-4, 4, 33, dtype=np.float32).reshape(1, 3, 11)
     np.testing.assert_allclose(maxim._gelu(x), gelu(np.float64(x)), atol=1e-6)
     assert np.abs(jax.nn.gelu(x, approximate=False) - gelu(x)).max() > 3e-4
