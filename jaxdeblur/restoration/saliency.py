@@ -30,15 +30,14 @@ def saliency(model: Any, variables: Variables, clip: Clip, *, region: Array | No
     """How much each input pixel adds to the last frame a clip lets a model restore.
 
     The paper does not say what is differentiated; here it is the sum of the restored values. LeakyReLU is guided like
-    ReLU, which the paper's networks do not have; sigmoid, tanh and normalisation keep their own derivatives.
+    ReLU, which the paper's networks do not have; GELU, sigmoid, tanh, gates and normalisation keep their own
+    derivatives. Of networks without a ReLU, such as NAFNet and ESTRNN, this is the gradient itself.
 
     Args:
         clip: (B, past + n + future, H, W, 3) in [0, 1], of any size; a model with a memory runs through n - 1 frames.
         region: (H, W), True where restored pixels count; None: everywhere.
     Returns:
         (B, past + n + future, H, W), summed over colours.
-    Raises:
-        ValueError: the model has no ReLU that could be guided.
     """
 
     def total(clip: Clip) -> jax.Array:
@@ -113,15 +112,13 @@ def with_guided_relus(function: Callable[..., Any]) -> Callable[..., Any]:
     Networks are left as they are: the function is traced, and its operations are run anew one by one.
 
     Raises:
-        ValueError: when called, if there is no such activation, or one inside a loop or a branch, which are not looked
-            into.
+        ValueError: when called, if there is such an activation inside a branch or a loop without a fixed length, which
+            are not looked into.
     """
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        if not _count_relus(traced.jaxpr):
-            raise ValueError("the network has no ReLU, which guided back-propagation is about")
         results = _run(traced.jaxpr, traced.consts, jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(shape), results)
 
@@ -141,12 +138,36 @@ def _run(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) 
         elif equation.primitive.name in _CALLS:
             inner = equation.params["jaxpr"]
             outputs = _run(inner.jaxpr, inner.consts, inputs)
+        elif equation.primitive.name == "scan":
+            outputs = _scan(equation, inputs)
         elif any(map(_count_relus, _inside(equation))):
             raise ValueError(f"there is a ReLU inside {equation.primitive}, which cannot be guided")
         else:
             outputs = _evaluate(equation, *inputs)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
+
+
+def _scan(equation: core.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    """A loop over a leading axis, of which each turn is run as above."""
+    body = equation.params["jaxpr"]
+    # A turn has constants, what is carried and one of each stack; the loop gives what is carried and stacks.
+    carried = _count_alike(equation.outvars, body.jaxpr.outvars)
+    constants = _count_alike(equation.invars, body.jaxpr.invars) - carried
+
+    def turn(carry: list[Any], one: list[Any]) -> tuple[list[Any], list[Any]]:
+        outputs = _run(body.jaxpr, body.consts, [*inputs[:constants], *carry, *one])
+        return outputs[:carried], outputs[carried:]
+
+    first, each = list(inputs[constants : constants + carried]), list(inputs[constants + carried :])
+    how = {name: equation.params[name] for name in ("length", "reverse")}
+    last, stacked_outputs = jax.lax.scan(turn, first, each, **how)
+    return [*last, *stacked_outputs]
+
+
+def _count_alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many variables have as many axes outside a loop as inside."""
+    return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outside, inside, strict=True))
 
 
 def _evaluate(equation: core.JaxprEqn, *inputs: Any) -> list[Any]:
