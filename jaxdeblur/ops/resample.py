@@ -76,7 +76,8 @@ def _first_and_weights(
         position = jnp.clip(position, -2, size + 1)
     whole = jnp.floor(position)
     part = position - whole
-    first = jnp.clip(whole.astype(jnp.int32), 0, max(0, size - 2))
+    last = jnp.maximum(jnp.asarray(size - 2, jnp.int32), 0)  # of symbolic sizes known only on the device
+    first = jnp.clip(whole.astype(jnp.int32), 0, last)
     off = whole.astype(jnp.int32) - first
     if border == "edge":  # the last pixel alone, and all of it
         return first, (jnp.where(off > 0, 0.0, 1 - part), jnp.where(off > 0, 1.0, part))

@@ -156,6 +156,22 @@ def test_resize_equals_the_oracle(height, width, align_corners):
     np.testing.assert_allclose(out, resize_oracle(image, height, width, align_corners), atol=2e-6)
 
 
+@pytest.mark.parametrize("border", ["zeros", "edge"])
+def test_one_exported_sampling_serves_every_size(border):
+    def sample(image):  # of a size that is only known to be a multiple of 2, and at positions around it
+        size = [-(-size // 16) * 2 for size in image.shape[:2]]
+        features = resize_bilinear(image, *size, align_corners=False)
+        return sample_bilinear(
+            features, *jnp.meshgrid(*(1.3 * jnp.arange(n).astype(jnp.float32) - 0.7 for n in size)), border=border
+        )[0]
+
+    image = jax.ShapeDtypeStruct(jax.export.symbolic_shape("h, w, 2"), np.float32)
+    exported = jax.export.export(jax.jit(sample))(image)
+    for size in ((1, 5), (16, 17), (40, 31)):
+        x = np.random.default_rng(0).standard_normal((*size, 2)).astype(np.float32)
+        np.testing.assert_allclose(exported.call(x), sample(jnp.asarray(x)), atol=1e-6)
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_one_exported_resize_serves_every_size(align_corners):
     image = jax.ShapeDtypeStruct(jax.export.symbolic_shape("4*h, 4*w, 2"), np.float32)
