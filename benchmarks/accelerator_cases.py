@@ -345,7 +345,7 @@ def _op_values(op: Callable, arrays: tuple[np.ndarray, ...]) -> list[Any]:
 
 def _network_values(name: str, height: int, width: int) -> list[Any]:
     """Of the second frame, which has a memory of the first."""
-    model, variables = _network(name)
+    model, variables = drawn_network(name)
     rng = np.random.default_rng(1)
     if is_flow_network(model):
         images = _smooth(rng, 2, height, width)
@@ -356,7 +356,7 @@ def _network_values(name: str, height: int, width: int) -> list[Any]:
     return [first, step(carry, np.roll(window, 1, axis=3))[1]]
 
 
-def _network(name: str, **options: Any) -> tuple[Any, Variables]:
+def drawn_network(name: str, **options: Any) -> tuple[Any, Variables]:
     """The package's own with its weights; else random ones that let values through, whatever the depth."""
     if name == DEFAULT:
         return load_weights(**options)
@@ -497,7 +497,7 @@ def _tiles(sizes: Sizes) -> Row:
 
 
 def _exported(name: str, folder: Path) -> Row:
-    model, variables = _network(name)
+    model, variables = drawn_network(name)
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     difference = export_model(folder / "exported.zip", model, variables, platforms=[platform])
     return Row("restoring", f"exported, {name}", difference=f"{difference:.1e}")
@@ -513,8 +513,8 @@ def _half_precision(precision: str) -> Row:
         try:
             with _arithmetic(each):
                 restored.append(restore(frames, model, variables).astype(np.float64))
-        except ValueError as error:  # docs/precision.md: these weights' values end beyond what float16 holds
-            if each != "float16" or "not finite" not in str(error):
+        except ValueError as refusal:  # docs/precision.md: these weights' values end beyond what float16 holds
+            if each != "float16" or "not finite" not in str(refusal):
                 raise
             return Row("restoring", f"{precision} on real frames", "refused: values are not finite in float16")
     error = np.square(restored[0] - restored[1]).mean()
@@ -613,7 +613,7 @@ def _shrink(config: Any) -> None:
 def _flow_checkpoint(folder: Path, width: float) -> Path:
     path = folder / "flow"
     if not path.exists():
-        _, variables = _network("flownets", width=width)
+        _, variables = drawn_network("flownets", width=width)
         save_model(path, name="flownets", options={"width": width}, variables=variables)
     return path
 
@@ -637,7 +637,7 @@ _in_float32: dict[tuple[str, int, int], np.ndarray] = {}
 def _step_time(case: str, name: str, precision: str, size: tuple[int, int], sizes: Sizes) -> Row:
     options = {key: value for key, value in PRECISIONS[precision].items() if key != "matmul"}
     try:
-        model, variables = _network(name, **options)
+        model, variables = drawn_network(name, **options)
     except ValueError as error:
         if "has no option" not in str(error):
             raise

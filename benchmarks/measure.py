@@ -5,6 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,16 @@ def _walk(jaxpr: Any) -> Iterator[Convolution]:
 
 def _macs(found: list[Convolution]) -> int:
     return sum(convolution.macs for convolution in found)
+
+
+def write_table(table: str, path: Path, marks: tuple[str, str]) -> None:
+    """To a Markdown file; where that has both marks, between them."""
+    text = path.read_text() if path.exists() else ""
+    if all(mark in text for mark in marks):
+        before, _, rest = text.partition(marks[0])
+        _, _, after = rest.partition(marks[1])
+        table = f"{before}{marks[0]}\n{table}\n{marks[1]}{after.rstrip()}"
+    path.write_text(table + "\n")
 
 
 def multiply_accumulates(function: Callable[..., Any], *arguments: Any) -> int:

@@ -119,16 +119,7 @@ def main() -> None:
         ]
         table.append(f"| {' | '.join(cells)} |")
     if arguments.output is not None:
-        _write_table("\n".join(table), arguments.output)
-
-
-def _write_table(table: str, path: Path) -> None:
-    text = path.read_text() if path.exists() else ""
-    if all(mark in text for mark in MARKS):
-        before, _, rest = text.partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        table = f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after.rstrip()}"
-    path.write_text(table + "\n")
+        measure.write_table("\n".join(table), arguments.output, MARKS)
 
 
 def _in_turns(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:

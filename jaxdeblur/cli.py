@@ -380,6 +380,10 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--photographs", metavar="FOLDER", help="cut textures from these instead of drawing them")
     scenes.set_defaults(run=_scenes)
 
+    models = commands.add_parser("models", help="list the networks: official weights, licences, sizes, scores")
+    models.add_argument("name", metavar="NAME", nargs="?", help="say everything about this one")
+    models.set_defaults(run=_models)
+
     convert = commands.add_parser(
         "convert",
         help="take over official weights",
@@ -941,6 +945,61 @@ def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
         arguments.folder, arguments.split, arguments.clips, arguments.seed, config, photographs=photographs
     )
     print(f"{arguments.folder / arguments.split}: {arguments.clips} clips")
+
+
+def _models(arguments: argparse.Namespace, work: _Work) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxdeblur.cache import kept_weights
+    from jaxdeblur.sources import FLOW_SOURCES, SOURCES, measured
+
+    sources, figures = SOURCES | FLOW_SOURCES, measured()
+    if arguments.name is not None:
+        if arguments.name not in sources:
+            raise ValueError(f"there are no official weights of {arguments.name!r}; networks: {', '.join(sources)}")
+        source, kept = sources[arguments.name], kept_weights(arguments.name)
+        print(f"{arguments.name}\nweights     {source.where}\nlicence     {source.licence}")
+        if source.published:
+            print(f"published   {source.published}  (PSNR in dB / SSIM)")
+        for line in _measured_lines(figures.get(arguments.name, {})):
+            print(line)
+        how = "" if kept.exists() else f"no, type: jaxdeblur convert {arguments.name} FILE"
+        print(f"kept here   {how or f'yes, use --checkpoint={arguments.name}'}")
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("network", "parameters", "GMAC", "s a frame", "gain, dB", "published, dB / SSIM", "kept"):
+        table.add_column(
+            title, overflow="fold", justify="right" if title in ("parameters", "GMAC", "s a frame") else "left"
+        )
+    for name in (DEFAULT, *sources):
+        found = figures.get(name, {})
+        numbers = [
+            "" if key not in found else f"{found[key]:,}" for key in ("parameters", "gmacs_720p", "seconds_720p")
+        ]
+        published = sources[name].published if name in sources else "the package's own weights"
+        is_kept = name == DEFAULT or kept_weights(name).exists()
+        table.add_row(name, *numbers, _gain_range(found), published, "yes" if is_kept else "")
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    print(
+        "GMAC and seconds are those of a frame of 1280x720; gains are the least and the greatest clip's of real pairs."
+    )
+    print("`jaxdeblur models NAME` says where a network's weights are. Scores are those of the papers.")
+
+
+def _gain_range(figures: dict[str, Any]) -> str:
+    gains = figures.get("gain_db", {}).values()
+    return f"{min(gains):+.1f} to {max(gains):+.1f}" if gains else ""
+
+
+def _measured_lines(figures: dict[str, Any]) -> Iterator[str]:
+    if "parameters" in figures:
+        yield f"parameters  {figures['parameters']:,}"
+        yield f"work        {figures['gmacs_720p']:,} G multiply-accumulates for a frame of 1280x720"
+        yield f"time        {figures['seconds_720p']} s a frame of 1280x720 on {figures['machine']}"
+    for number, (clip, gain_db) in enumerate(figures.get("gain_db", {}).items()):
+        yield f"{'' if number else 'gain':<12}{gain_db:+.2f} dB on {clip}"
 
 
 def _convert(arguments: argparse.Namespace, work: _Work) -> None:

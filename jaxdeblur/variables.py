@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdeblur.cache import cache_folder
+from jaxdeblur.cache import kept_weights
 from jaxdeblur.data.image_io import StrPath, replacing
 from jaxdeblur.models import MODELS, create_model, example_inputs
+from jaxdeblur.sources import FLOW_SOURCES, SOURCES
 from jaxdeblur.types import Array, PyTree, Variables
 
 DEFAULT = "default"
@@ -82,16 +83,10 @@ def refuse_kept_weights(name: str) -> None:
         )
 
 
-def kept_weights(name: str) -> Path:
-    """Where official weights of a network are kept."""
-    return cache_folder() / "weights" / f"{name}{SUFFIX}"
-
-
 def missing_weights(name: str) -> str:
     """How to get them, in words."""
-    from jaxdeblur.interop.sources import SOURCES
-
-    where = SOURCES[name].where if name in SOURCES else "their authors"
+    source = (SOURCES | FLOW_SOURCES).get(name)
+    where = source.where if source is not None else "their authors"
     return (
         f"the official weights of {name} are not here yet: get them from {where}, then type: jaxdeblur convert {name} "
         "FILE"

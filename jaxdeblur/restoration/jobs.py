@@ -334,8 +334,9 @@ def refuse_missing_checkpoint(path: StrPath, option: str = "--checkpoint", *, de
     """FileNotFoundError if there is nothing of that name, which is not that of the package's own weights, nor of a
     network whose official ones are kept."""
     if os.fspath(path) != default and not os.path.exists(path):
+        from jaxdeblur.cache import kept_weights
         from jaxdeblur.models import MODELS  # which imports JAX
-        from jaxdeblur.variables import kept_weights, missing_weights
+        from jaxdeblur.variables import missing_weights
 
         if (name := os.fspath(path)) in MODELS:
             if not kept_weights(name).exists():
