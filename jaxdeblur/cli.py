@@ -969,23 +969,21 @@ def _models(arguments: argparse.Namespace, work: _Work) -> None:
         print(f"kept here   {how or f'yes, use --checkpoint={arguments.name}'}")
         return
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for title in ("network", "parameters", "GMAC", "s a frame", "gain, dB", "published, dB / SSIM", "kept"):
-        table.add_column(
-            title, overflow="fold", justify="right" if title in ("parameters", "GMAC", "s a frame") else "left"
-        )
+    table.add_column("network")
+    for title in ("parameters", "GMAC", "s a frame"):
+        table.add_column(title, justify="right")
+    for title in ("gain, dB", "published, dB / SSIM", "kept"):
+        table.add_column(title)
     for name in (DEFAULT, *sources):
         found = figures.get(name, {})
-        numbers = [
-            "" if key not in found else f"{found[key]:,}" for key in ("parameters", "gmacs_720p", "seconds_720p")
-        ]
+        keys = ("parameters", "gmacs_720p", "seconds_720p")
+        numbers = [f"{found[key]:,}" if key in found else "" for key in keys]
         published = sources[name].published if name in sources else "the package's own weights"
         is_kept = name == DEFAULT or kept_weights(name).exists()
         table.add_row(name, *numbers, _gain_range(found), published, "yes" if is_kept else "")
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
-    print(
-        "GMAC and seconds are those of a frame of 1280x720; gains are the least and the greatest clip's of real pairs."
-    )
-    print("`jaxdeblur models NAME` says where a network's weights are. Scores are those of the papers.")
+    print("GMAC and seconds: of a frame of 1280x720. Gain: the least and the greatest mean of a real clip.")
+    print("`jaxdeblur models NAME` says where a network's weights are, and what else is known of it.")
 
 
 def _gain_range(figures: dict[str, Any]) -> str:

@@ -111,8 +111,6 @@ def load_weights(path: StrPath = DEFAULT, **options: Any) -> tuple[nn.Module, Va
     found = find_weights(path)
     if found is None:
         raise ValueError(f"{os.fspath(path)}: expected a file of weights, {SUFFIX}")
-    if os.fspath(path) in MODELS and not found.exists():
-        raise ValueError(missing_weights(os.fspath(path)))
     model = create_model(**{**read_options(found), **options})
     if found != _DEFAULT_FILE or options.keys() - {"compute_dtype"}:  # which fits, and tracing takes a while
         check_variables(model, _read_members(found, _shape), str(found))
@@ -188,6 +186,8 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        if path == kept_weights(path.stem):
+            raise ValueError(missing_weights(path.stem)) from error
         raise ValueError(f"{path}: there is no such file of weights") from error
     except Exception as error:  # zipfile, zlib, json and NumPy meet damage with whatever they trip over
         raise ValueError(f"{path}: damaged, or no file of weights of jaxdeblur ({error})") from error

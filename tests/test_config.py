@@ -214,6 +214,35 @@ def test_every_variant_of_svrnn_builds(variant):
     assert (config.data.batch_size, options.clip_norm) == ((20, None) if paper else (10, 5000.0))
 
 
+@pytest.mark.parametrize(
+    ("file", "variant", "parameters", "batch", "steps"),
+    [
+        ("maxim", "gopro", 22_212_795, 16, 300_000),
+        ("maxim", "smoke", None, 2, 24),
+        ("nafnet", "gopro", 17_111_907, 32, 200_000),
+        ("nafnet", "gopro64", 67_888_835, 64, 400_000),
+        ("nafnet", "reds", 67_888_835, 64, 400_000),
+        ("nafnet", "smoke", None, 2, 24),
+        ("estrnn", "bsd", 2_467_931, 8, 348_750),
+        ("estrnn", "gopro", 2_467_931, 8, None),
+        ("estrnn", "smoke", None, 2, None),
+    ],
+)
+def test_networks_with_released_weights_have_their_recipes(file, variant, parameters, batch, steps):
+    config = parts.resolve(load(variant, file))
+    objective = parts.build_objective(config, parts.build_model(config))
+    assert type(objective).__name__.lower() == f"{file}objective"
+    assert set(parts.build_optimizers(config, objective)) == {"all"}
+    assert config.data.batch_size == batch
+    if steps is not None:
+        assert config.training.steps == steps
+    if parameters is not None:
+        assert count(objective.model) == parameters
+    if file == "nafnet" and variant != "smoke":  # AdamW, and gradients clipped hard
+        options = config.optimizer
+        assert (options.b1, options.b2, options.decoupled_decay, options.clip_norm) == (0.9, 0.9, 1e-3, 0.01)
+
+
 def test_an_unknown_variant_lists_the_known():
     with pytest.raises(ValueError, match="no variant 'tiny'; variants: dvd, gopro, scenes, demo, smoke"):
         load("tiny")

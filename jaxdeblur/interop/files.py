@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdeblur.checkpoint import is_checkpoint, load_flow_network
 from jaxdeblur.interop import CAFFE, from_caffe, from_torch, maxim, tfjs
-from jaxdeblur.models import create_model
+from jaxdeblur.models import MODELS, create_model
 from jaxdeblur.types import Variables
 
 # What training code wraps the weights in: {"state_dict": ..., "epoch": 3}, {"params": ...}.
@@ -96,11 +96,12 @@ def load_maxim(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Variables, dict[str, Any]]:
-    """A flow network from a checkpoint of ours, see `load_flow_network`, or from an official file of the network
-    `name`: module, variables, and {"name": ..., **options} for create_model."""
-    if not os.path.exists(path):
+    """A flow network from a checkpoint or kept weights of ours, see `load_flow_network`, or from an official file of
+    the network `name`: module, variables, and {"name": ..., **options} for create_model."""
+    is_name = os.fspath(path) in MODELS and not os.path.exists(path)  # of kept weights, see `find_weights`
+    if not os.path.exists(path) and not is_name:
         raise FileNotFoundError(f"{path}: there is no such flow network; give a run, a checkpoint or an official file")
-    if is_checkpoint(path):
+    if is_name or is_checkpoint(path):
         return load_flow_network(os.fspath(path))
     return create_model(name), read_weights(name, path), {"name": name}
 
