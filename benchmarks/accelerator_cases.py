@@ -533,12 +533,17 @@ RECIPES = (
     "vdflow.py:scenes",
     "reblur.py:scenes",
     "pwcnet.py",
+    "maxim.py:scenes",
+    "nafnet.py:scenes",
+    "estrnn.py:scenes",
 )
 
 
 def _recipe(recipe: str, sizes: Sizes, folder: Path) -> Row:
     """As train.py runs it, on rendered scenes."""
     file, _, variant = recipe.partition(":")
+    if sizes is TINY and file in ("maxim.py", "nafnet.py", "estrnn.py"):
+        variant = "smoke"  # which is small enough
     config = _get_config(file, variant).copy_and_resolve_references().unlock()
     config.training.steps = max(config.training.steps, 10)
     if sizes is TINY:
