@@ -50,11 +50,7 @@ def _walk(jaxpr: Any) -> Iterator[Convolution]:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             x, kernel = (variable.aval for variable in equation.invars)
-            out = equation.outvars[0].aval
-            # Each output value sums over the kernel's window and input channels.
-            channels_out = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-            macs = out.size * kernel.size // channels_out
-            yield Convolution(x.shape, kernel.shape, x.dtype, dict(equation.params), macs)
+            yield Convolution(x.shape, kernel.shape, x.dtype, dict(equation.params), _convolution_macs(equation))
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         if equation.primitive.name == "cond":  # also what depends on the platform: one branch is run
             yield from max(([*_walk(branch.jaxpr)] for branch in equation.params["branches"]), key=_macs)
@@ -62,6 +58,13 @@ def _walk(jaxpr: Any) -> Iterator[Convolution]:
         for inner in _inner(equation.params):
             for _ in range(repeats):
                 yield from _walk(inner)
+
+
+def _convolution_macs(equation: Any) -> int:
+    """Each output value sums over the kernel's window and input channels."""
+    kernel = equation.invars[1].aval
+    channels_out = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+    return int(equation.outvars[0].aval.size * kernel.size // channels_out)
 
 
 def _macs(found: list[Convolution]) -> int:
@@ -88,9 +91,7 @@ def _products(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            channels_out = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
-            total += equation.outvars[0].aval.size * kernel.size // channels_out
+            total += _convolution_macs(equation)
         elif name == "dot_general":
             (summed, _), _ = parameters["dimension_numbers"]
             total += equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[axis] for axis in summed)

@@ -953,13 +953,13 @@ def _models(arguments: argparse.Namespace, work: _Work) -> None:
     from rich.table import Table
 
     from jaxdeblur.cache import kept_weights
-    from jaxdeblur.sources import FLOW_SOURCES, SOURCES, measured
+    from jaxdeblur.sources import OFFICIAL, measured
 
-    sources, figures = SOURCES | FLOW_SOURCES, measured()
+    figures = measured()
     if arguments.name is not None:
-        if arguments.name not in sources:
-            raise ValueError(f"there are no official weights of {arguments.name!r}; networks: {', '.join(sources)}")
-        source, kept = sources[arguments.name], kept_weights(arguments.name)
+        if arguments.name not in OFFICIAL:
+            raise ValueError(f"there are no official weights of {arguments.name!r}; networks: {', '.join(OFFICIAL)}")
+        source, kept = OFFICIAL[arguments.name], kept_weights(arguments.name)
         print(f"{arguments.name}\nweights     {source.where}\nlicence     {source.licence}")
         if source.published:
             print(f"published   {source.published}  (PSNR in dB / SSIM)")
@@ -974,11 +974,11 @@ def _models(arguments: argparse.Namespace, work: _Work) -> None:
         table.add_column(title, justify="right")
     for title in ("gain, dB", "published, dB / SSIM", "kept"):
         table.add_column(title)
-    for name in (DEFAULT, *sources):
+    for name in (DEFAULT, *OFFICIAL):
         found = figures.get(name, {})
         keys = ("parameters", "gmacs_720p", "seconds_720p")
         numbers = [f"{found[key]:,}" if key in found else "" for key in keys]
-        published = sources[name].published if name in sources else "the package's own weights"
+        published = OFFICIAL[name].published if name in OFFICIAL else "the package's own weights"
         is_kept = name == DEFAULT or kept_weights(name).exists()
         table.add_row(name, *numbers, _gain_range(found), published, "yes" if is_kept else "")
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)

@@ -76,3 +76,14 @@ FLOW_SOURCES: dict[str, Source] = {
         for name in ("flownets", "flownets_bn")
     },
 }
+
+OFFICIAL = SOURCES | FLOW_SOURCES
+"""Every network that official weights can be converted for."""
+
+
+def missing_weights(name: str) -> str:
+    """How to get a network's official weights, in words."""
+    return (
+        f"the official weights of {name} are not here yet: get them from {OFFICIAL[name].where}, then type: jaxdeblur "
+        f"convert {name} FILE"
+    )

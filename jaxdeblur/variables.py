@@ -23,8 +23,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdeblur.cache import kept_weights
 from jaxdeblur.data.image_io import StrPath, replacing
-from jaxdeblur.models import MODELS, create_model, example_inputs
-from jaxdeblur.sources import FLOW_SOURCES, SOURCES
+from jaxdeblur.models import create_model, example_inputs
+from jaxdeblur.sources import OFFICIAL, missing_weights
 from jaxdeblur.types import Array, PyTree, Variables
 
 DEFAULT = "default"
@@ -83,16 +83,6 @@ def refuse_kept_weights(name: str) -> None:
         )
 
 
-def missing_weights(name: str) -> str:
-    """How to get them, in words."""
-    source = (SOURCES | FLOW_SOURCES).get(name)
-    where = source.where if source is not None else "their authors"
-    return (
-        f"the official weights of {name} are not here yet: get them from {where}, then type: jaxdeblur convert {name} "
-        "FILE"
-    )
-
-
 def _storable(leaf: Array) -> np.ndarray:
     array = np.asarray(leaf)
     return array if array.dtype in _STORED else array.astype(np.float32)
@@ -122,7 +112,7 @@ def find_weights(path: StrPath) -> Path | None:
     ./default. The name of a network means its official weights, unless there is something of that name."""
     if os.fspath(path) == DEFAULT:
         return _DEFAULT_FILE
-    if os.fspath(path) in MODELS and not os.path.exists(path):
+    if os.fspath(path) in OFFICIAL and not os.path.exists(path):
         return kept_weights(os.fspath(path))
     return Path(path).absolute() if Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir() else None
 
@@ -186,7 +176,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if path == kept_weights(path.stem):
+        if path.stem in OFFICIAL and path == kept_weights(path.stem):
             raise ValueError(missing_weights(path.stem)) from error
         raise ValueError(f"{path}: there is no such file of weights") from error
     except Exception as error:  # zipfile, zlib, json and NumPy meet damage with whatever they trip over

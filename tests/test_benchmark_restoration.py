@@ -45,3 +45,15 @@ def test_multiply_accumulates_are_those_that_are_made():
 
     found = measure.convolutions(chosen, jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 2, 5)))
     assert [convolution.macs for convolution in found] == 4 * [6 * 6 * 9 * 2 * 5]
+
+
+def test_multiply_accumulates_are_those_of_convolutions_and_products():
+    kernel, matrix = jnp.ones((3, 3, 2, 5)), jnp.ones((4, 6))
+
+    def call(x):
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        rows, _ = jax.lax.scan(lambda total, _: (total + (jnp.ones((7, 4)) @ matrix).sum(), None), x.sum(), length=3)
+        return jax.lax.cond(rows > 0, lambda: (matrix @ matrix.T).sum(), lambda: rows)
+
+    by_hand = 8 * 9 * 5 * 3 * 3 * 2 + 3 * 7 * 4 * 6 + 4 * 6 * 4
+    assert measure.multiply_accumulates(call, jnp.ones((1, 8, 9, 2))) == by_hand

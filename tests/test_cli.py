@@ -20,6 +20,7 @@ from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
 from jaxdeblur.interop import TABLES
 from jaxdeblur.interop.files import read_flow_network
 from jaxdeblur.models import create_model, initial_variables
+from jaxdeblur.restoration.jobs import refuse_missing_checkpoint
 from jaxdeblur.variables import keep_weights
 from jaxdeblur.version import __version__
 
@@ -220,12 +221,17 @@ def test_converted_weights_are_found_by_name(tmp_path, monkeypatch, capsys):
     assert "kept here   yes, use --checkpoint=deblurgan" in capsys.readouterr().out
 
 
-def test_a_folder_is_meant_before_a_network_of_that_name(tmp_path, monkeypatch):
+def test_a_folder_is_meant_before_a_network_of_that_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = create_model("dbn", width=1 / 32)
     save_model("dbn", name="dbn", options={"width": 1 / 32}, variables=initial_variables(jax.random.key(0), model))
     assert load_model("dbn")[0] == model
+    assert cli.main(["convert", "mtu3", "dbn"]) == 2
+    error = capsys.readouterr().err
+    assert "no released weights are known for 'mtu3'; choose from mtu1," in error
+    with pytest.raises(FileNotFoundError, match="--checkpoint is vdflow: no such file or folder"):  # none are released
+        refuse_missing_checkpoint("vdflow")
     with pytest.raises(ValueError, match="the official weights of mtu2 are not here yet"):
         load_model("mtu2")
     image = np.zeros((1, 64, 64, 3), np.float32)

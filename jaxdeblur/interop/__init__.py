@@ -87,9 +87,14 @@ def from_torch(name: str, state_dict: Mapping[str, Any]) -> Variables:
         ValueError: the name is unknown, or the weights are not this model's; then the missing, unexpected
             and wrong-shaped names are listed, 40 of a kind at most, and the model they do fit, if any, is named.
     """
+    check_name(name)
+    return to_variables(_check(name, state_dict), state_dict)
+
+
+def check_name(name: str) -> None:
+    """ValueError that lists the networks there are released weights of, unless it is one."""
     if name not in TABLES:
         raise ValueError(f"no released weights are known for {name!r}; choose from {', '.join(TABLES)}")
-    return to_variables(_check(name, state_dict), state_dict)
 
 
 def _check(name: str, state_dict: Mapping[str, Any]) -> Table:

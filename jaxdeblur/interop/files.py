@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxdeblur.checkpoint import is_checkpoint, load_flow_network
-from jaxdeblur.interop import CAFFE, from_caffe, from_torch, maxim, tfjs
-from jaxdeblur.models import MODELS, create_model
+from jaxdeblur.interop import CAFFE, check_name, from_caffe, from_torch, maxim, tfjs
+from jaxdeblur.models import create_model
+from jaxdeblur.sources import OFFICIAL
 from jaxdeblur.types import Variables
 
 # What training code wraps the weights in: {"state_dict": ..., "epoch": 3}, {"params": ...}.
@@ -98,7 +99,7 @@ def load_maxim(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def read_flow_network(path: str | os.PathLike[str], name: str) -> tuple[Any, Variables, dict[str, Any]]:
     """A flow network from a checkpoint or kept weights of ours, see `load_flow_network`, or from an official file of
     the network `name`: module, variables, and {"name": ..., **options} for create_model."""
-    is_name = os.fspath(path) in MODELS and not os.path.exists(path)  # of kept weights, see `find_weights`
+    is_name = os.fspath(path) in OFFICIAL and not os.path.exists(path)  # of kept weights, see `find_weights`
     if not os.path.exists(path) and not is_name:
         raise FileNotFoundError(f"{path}: there is no such flow network; give a run, a checkpoint or an official file")
     if is_name or is_checkpoint(path):
@@ -114,6 +115,7 @@ def read_weights(name: str, path: str | os.PathLike[str]) -> Variables:
         ImportError, OSError, ValueError: as `load_torch_file`, `load_arrays`, `load_maxim`, `from_torch` and
             `from_caffe`; or the model was released for Caffe and the file is no .npz.
     """
+    check_name(name)  # before the file is opened, which may ask for PyTorch
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: there is no such file of weights of {name}")
     if name == "maxim":

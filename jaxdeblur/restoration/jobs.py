@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from jaxdeblur.cache import kept_weights
 from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pictures_of_gif, fitting_name
 from jaxdeblur.data.video_folder import is_image, list_images
 from jaxdeblur.data.video_io import Cut, DamagedVideoError, VideoFormat, VideoReader, open_input
@@ -19,6 +20,7 @@ from jaxdeblur.data.video_writer import (
     refuse_unwritable_folder,
 )
 from jaxdeblur.restoration.pictures import plan_pictures
+from jaxdeblur.sources import OFFICIAL, missing_weights
 
 _LONGEST_NAME_BYTES = 255
 
@@ -334,11 +336,7 @@ def refuse_missing_checkpoint(path: StrPath, option: str = "--checkpoint", *, de
     """FileNotFoundError if there is nothing of that name, which is not that of the package's own weights, nor of a
     network whose official ones are kept."""
     if os.fspath(path) != default and not os.path.exists(path):
-        from jaxdeblur.cache import kept_weights
-        from jaxdeblur.models import MODELS  # which imports JAX
-        from jaxdeblur.variables import missing_weights
-
-        if (name := os.fspath(path)) in MODELS:
+        if (name := os.fspath(path)) in OFFICIAL:
             if not kept_weights(name).exists():
                 raise FileNotFoundError(f"{option} is {name}: {missing_weights(name)}")
             return

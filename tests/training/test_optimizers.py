@@ -96,6 +96,18 @@ def test_weight_decay_is_in_the_gradient_of_kernels():
     assert any(np.allclose(leaf, 0.1 * 0.03) for leaf in jax.tree.leaves(state) if leaf.shape == (2,))
 
 
+def test_decoupled_decay_takes_off_every_parameter_by_its_rate():
+    params = {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, -5.0)}
+    schedules = {"all": make_schedule(0.5, kind="constant", steps=1)}
+    decayed = make_optimizer(schedules, lambda path: "all", adam=ADAM, decoupled_decay=0.01)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = decayed.update(zero, decayed.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.5 * 0.01 * 3, rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], 0.5 * 0.01 * 5, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"decoupled_decay is 0\.01; expected 0 where muon_scale is set"):
+        make_optimizer(schedules, lambda path: "all", adam=ADAM, decoupled_decay=0.01, muon_scale=1.0)
+
+
 def test_quadratic_falls_to_zero_at_its_own_end():
     schedule = make_schedule(1e-4, kind="quadratic", steps=1_060_000, decay_steps=5_000_000)
     for made_before in (0, 1, 500_000, 1_060_000, 5_000_000, 6_000_000):
