@@ -2,6 +2,7 @@
 
     python -m benchmarks.networks cost [NAME ...] [--runs=3]
     python -m benchmarks.networks gain PAIRS [--checkpoints=default,maxim] [--side=256] [--clips=NAME,...] [--out=DIR]
+    python -m benchmarks.networks steady PAIRS [--checkpoints=default,maxim] [--side=256] [--clips=NAME,...]
     ... --output=docs/networks.md --record
 
 cost: parameters, multiply-accumulates of convolutions and products, and seconds for a frame of 1280x720, in a stream,
@@ -12,10 +13,14 @@ restored, as authors of single-image networks measure. Gains are decibels of PSN
 the least to the most. Checkpoints are what `--checkpoint` takes elsewhere. --out is for a picture of the first frame of
 every clip: blurred, restored by each, sharp.
 
+steady: what `deblur --steady` changes, on the same pixels of clips all of whose frames have truth: PSNR, and flicker,
+the warping error along the motion of the sharp frames (`evaluation.consistency`) by Lucas and Kanade's flow.
+
 --output writes the table between the two comments of its kind. --record keeps the figures for `jaxdeblur models`.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import statistics
@@ -29,12 +34,15 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.accelerator_cases import drawn_network
-from benchmarks.real_clips import Clip, add_singles_option, read_clips, restored
+from benchmarks.real_clips import Clip, add_singles_option, middle, read_clips, restored
 from benchmarks.restoration import first_carry, frame_step
 from jaxdeblur.checkpoint import load_model
 from jaxdeblur.data.image_io import ImageFile, write_image
+from jaxdeblur.evaluation.consistency import Consistency, ConsistencyScore
 from jaxdeblur.evaluation.pictures import stack, strip
 from jaxdeblur.evaluation.protocols import common
+from jaxdeblur.ops.lucas_kanade import lucas_kanade_flow
+from jaxdeblur.restoration.steadying import Steadied
 from jaxdeblur.restoration.steps import start, step
 from jaxdeblur.sources import MEASURED, SOURCES
 from jaxdeblur.variables import DEFAULT
@@ -44,8 +52,8 @@ HEIGHT, WIDTH = 720, 1280
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("cost", "gain"))
-    parser.add_argument("names", nargs="*", help="networks; for gain the folder PAIRS")
+    parser.add_argument("what", choices=("cost", "gain", "steady"))
+    parser.add_argument("names", nargs="*", help="networks; otherwise the folder PAIRS")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--checkpoints", default="default,maxim")
     parser.add_argument("--side", type=int, default=256)
@@ -55,9 +63,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the table to this Markdown file")
     parser.add_argument("--record", action="store_true", help=f"keep the figures in {MEASURED.name}")
     arguments = parser.parse_args()
-    if arguments.what == "gain" and len(arguments.names) != 1:
-        parser.error("gain needs the folder PAIRS")
-    table, figures = (_cost if arguments.what == "cost" else _gain)(arguments)
+    if arguments.what != "cost" and len(arguments.names) != 1:
+        parser.error(f"{arguments.what} needs the folder PAIRS")
+    ways = {"cost": _cost, "gain": _gain, "steady": _steady}
+    table, figures = ways[arguments.what](arguments)
     if arguments.output is not None:
         marks = f"<!-- {arguments.what} -->", f"<!-- end of {arguments.what} -->"
         measure.write_table("\n".join(table), arguments.output, marks)
@@ -119,12 +128,7 @@ def _seconds(model: Any, variables: Any, runs: int) -> float:
 def _gain(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     table: list[str] = []
     figures: dict[str, Any] = {}
-    chosen = arguments.clips.split(",") if arguments.clips else None
-    clips = [
-        _middle(clip, arguments.side)
-        for clip in read_clips(Path(arguments.names[0]), arguments.singles.split(","))
-        if chosen is None or clip.name in chosen
-    ]
+    clips = _clips(arguments)
     _print(table, f"{measure.machine()}, {arguments.side}x{arguments.side} pixels of each frame\n")
     names = [f"{clip.name}, {len(clip.sharp)} frames" for clip in clips]
     _print(table, f"| checkpoint | s a crop | {' | '.join(names)} |\n{'|---' * (2 + len(clips))}|")
@@ -155,15 +159,61 @@ def _gain(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     return table, figures
 
 
-def _middle(clip: Clip, side: int) -> Clip:
-    height, width = clip.blurred.shape[1:3]
-    rows, columns = min(side, height), min(side, width)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    blurred, sharp = (
-        np.ascontiguousarray(images[:, top : top + rows, left : left + columns])
-        for images in (clip.blurred, clip.sharp)
+def _steady(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    table: list[str] = []
+    clips = [clip for clip in _clips(arguments) if all(clip.has_truth) and not clip.alone]
+    _print(table, f"{measure.machine()}, {arguments.side}x{arguments.side} pixels of each frame\n")
+    _print(
+        table,
+        "| checkpoint | clip | restored, dB | steadied | flicker of blurred frames | restored | steadied | sharp |\n"
+        "|---|---|---|---|---|---|---|---|",
     )
-    return clip._replace(blurred=blurred, sharp=sharp)
+    for checkpoint in arguments.checkpoints.split(","):
+        model, variables = load_model(checkpoint)
+        variables = jax.device_put(variables)
+        for clip in clips:
+            psnr_db, flicker = [], []
+            for restorer in (model, Steadied(model)):
+                found = restored(clip.blurred, restorer, variables).free
+                psnr_db.append(
+                    np.mean([_psnr_db(after, truth) for after, truth in zip(found, clip.sharp, strict=True)])
+                )
+                flicker.append(_flicker(clip, found))
+            _print(
+                table,
+                f"| {checkpoint} | {clip.name} | {psnr_db[0]:.2f} | "
+                f"{psnr_db[1]:.2f} ({psnr_db[1] - psnr_db[0]:+.2f}) | "
+                f"{flicker[0].blurred:.2f} | {flicker[0].restored:.2f} | {flicker[1].restored:.2f} | "
+                f"{flicker[0].sharp:.2f} |",
+            )
+    return table, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _LucasKanade:
+    """As a flow network without weights."""
+
+    def apply(self, variables: Any, image_0: jax.Array, image_1: jax.Array) -> jax.Array:
+        del variables
+        return lucas_kanade_flow(image_0, image_1)
+
+
+def _flicker(clip: Clip, found: np.ndarray) -> ConsistencyScore:
+    seen: Any = Consistency(_LucasKanade(), {})  # type: ignore[arg-type]
+    for frames in zip(clip.blurred, found, clip.sharp, strict=True):
+        seen.see(*(frame.astype(np.float32) / np.float32(255) for frame in frames))
+    score = seen.end(clip.name)
+    assert score is not None
+    return score
+
+
+def _clips(arguments: argparse.Namespace) -> list[Clip]:
+    chosen = arguments.clips.split(",") if arguments.clips else None
+    return [
+        middle(clip, arguments.side)
+        for clip in read_clips(Path(arguments.names[0]), arguments.singles.split(","))
+        if chosen is None or clip.name in chosen
+    ]
 
 
 def _psnr_db(image_u8: np.ndarray, truth_u8: np.ndarray) -> float:

@@ -54,6 +54,18 @@ def read_clips(pairs: Path, singles: Sequence[str]) -> Iterator[Clip]:
         )
 
 
+def middle(clip: Clip, side: int) -> Clip:
+    """The middle side x side pixels of every frame; of smaller frames all there is."""
+    height, width = clip.blurred.shape[1:3]
+    rows, columns = min(side, height), min(side, width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    blurred, sharp = (
+        np.ascontiguousarray(images[:, top : top + rows, left : left + columns])
+        for images in (clip.blurred, clip.sharp)
+    )
+    return clip._replace(blurred=blurred, sharp=sharp)
+
+
 def first_frames(video: Path, count: int = 16) -> np.ndarray:
     with VideoReader(video) as reader:
         return np.stack([frame.rgb for frame in itertools.islice(reader, count)])

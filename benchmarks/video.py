@@ -5,14 +5,15 @@
     python -m benchmarks.video overhead --checkpoint=C [--sizes 640x360,1280x720] [--frames 16] [--turns 3]
     python -m benchmarks.video reach   [MODEL ...]
     python -m benchmarks.video tiles   --checkpoint=C VIDEO... [--side 320] [--halos 0,16,32,64]
-    python -m benchmarks.video gate    --checkpoint=C [--pairs FOLDER] [VIDEO ...]
+    python -m benchmarks.video gate    --checkpoint=C [--pairs FOLDER] [--middle 256] [--clips NAME,...] [VIDEO ...]
 
 memory: what a process takes at most (VmHWM), against what it planned. latency: of `deblur --pipe`, and how soon the
 first frame is there, with nothing compiled and with what the run before has kept. overhead: a frame of `deblur`, from
 file to file, against the network's step alone, in turns. reach: how far networks look, as
 published and untrained. tiles: how far a checkpoint looks, and the largest difference to whole frames. gate: on clips
 with truth (`real_clips`) how sharp their frames are, what the gate leaves of the gain in PSNR, and what it saves of the
-sharp frames; of the videos how near what comes out is to what went in.
+sharp frames (--middle: on so many pixels of their middle, cut out first); of the videos how near what comes out is to
+what went in.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from benchmarks import measure
 from benchmarks.real_clips import (
     add_singles_option,
     first_frames,
+    middle,
     nearness_db,
     print_sharp_videos,
     read_clips,
@@ -66,6 +68,8 @@ def main() -> None:
     parser.add_argument("--checkpoint")
     parser.add_argument("--pairs", type=Path)
     add_singles_option(parser)
+    parser.add_argument("--clips", default="", help="some of PAIRS; default: all")
+    parser.add_argument("--middle", type=int, metavar="PX", help="look at the middle PX x PX pixels of the pairs alone")
     parser.add_argument("--size", default="3840x2160", help="width x height")
     parser.add_argument("--sizes", default="640x360,1280x720")
     parser.add_argument("--frames", type=int, default=16)
@@ -221,6 +225,10 @@ def _gate(arguments: argparse.Namespace) -> None:
         )
         print("|---|---|---|---|---|---|---|---|---|")
         for clip in read_clips(arguments.pairs, arguments.singles.split(",")):
+            if arguments.clips and clip.name not in arguments.clips.split(","):
+                continue
+            if arguments.middle is not None:
+                clip = middle(clip, arguments.middle)
             known = np.array(clip.has_truth)
             of_blurred = restored(clip.blurred, model, variables, alone=clip.alone)
             of_sharp = restored(clip.sharp, model, variables, alone=clip.alone)

@@ -207,6 +207,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="restore frames that are sharp already, too, which otherwise stay as they are",
     )
+    deblur.add_argument(
+        "--steady",
+        action="store_true",
+        help="average each restored frame with its neighbours along their motion, for less flicker; looks one frame "
+        "further ahead",
+    )
     deblur.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     deblur.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
     _add_overwrite(deblur)
@@ -428,6 +434,8 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         "lossless": arguments.lossless,
         "strict": arguments.strict,
     }
+    if arguments.steady and arguments.explain:
+        raise ValueError("--explain shows how the network comes to a frame, before --steady: give one of them")
     jobs = plan_jobs(arguments.paths[:-1], arguments.paths[-1], arguments.compare, arguments.explain)
     several = len(jobs) > 1
     if arguments.skip_existing:
@@ -459,9 +467,8 @@ def _run_jobs(
 ) -> None:
     _start_jax()
     from jaxdeblur.restoration.batch import Job, Outcome, run_job, run_jobs
-    from jaxdeblur.restoration.export import load_restorer
 
-    model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
+    model, variables = _load_restorer(arguments)
 
     def run(job: Job) -> int:
         with _progress_bar(job.source.name, work) as progress:
@@ -502,10 +509,9 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
         raise ValueError("--pipe writes frames to standard output, and that is a terminal; redirect it")
     _refuse_missing_checkpoint(arguments.checkpoint)
     _start_jax()
-    from jaxdeblur.restoration.export import load_restorer
     from jaxdeblur.restoration.live import deblur_pipe
 
-    model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
+    model, variables = _load_restorer(arguments)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
@@ -520,6 +526,14 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
         )
     p50, p99 = delays.percentile_ms(50.0), delays.percentile_ms(99.0)
     say(f"{delays.frames} frames; from the last one needed to the one written: p50 {p50:.1f}, p99 {p99:.1f} ms")
+
+
+def _load_restorer(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    from jaxdeblur.restoration.export import load_restorer
+    from jaxdeblur.restoration.steadying import Steadied
+
+    model, variables = load_restorer(arguments.checkpoint, **_options_of_model(arguments))
+    return Steadied(model) if arguments.steady else model, variables
 
 
 def _options_of_model(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from jaxdeblur.data.image_io import ImageFile, read_rgb_u8, write_image
 from jaxdeblur.interop import TABLES
 from jaxdeblur.interop.files import read_flow_network
 from jaxdeblur.models import create_model, initial_variables
+from jaxdeblur.restoration.clip import restore
 from jaxdeblur.restoration.jobs import refuse_missing_checkpoint
+from jaxdeblur.restoration.steadying import Steadied
 from jaxdeblur.variables import keep_weights
 from jaxdeblur.version import __version__
 
@@ -102,6 +104,20 @@ def test_deblurs_a_folder(tmp_path, checkpoint, capsys):
     assert cli.main(["deblur", str(source), str(target), "--checkpoint=best", "--compare"]) == 0
     np.testing.assert_array_equal(read_rgb_u8(target / "1.png"), rgb)
     assert (tmp_path / "out-compare.mp4").exists()
+
+
+def test_steady_frames_are_those_of_the_definition(tmp_path, checkpoint, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    frames = np.random.default_rng(0).integers(100, 120, (3, 24, 32, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        write_image(source / f"{number}.png", ImageFile(frame))
+    assert cli.main(["deblur", str(source), str(target), "--checkpoint=best", "--steady", "--no-gate"]) == 0
+    found = np.stack([read_rgb_u8(path) for path in sorted(target.iterdir())])
+    np.testing.assert_array_equal(found, restore(frames, Steadied(IdentityModel()), {}))
+    assert np.any(found != frames)
+    command = ["deblur", str(source), str(tmp_path / "other"), "--checkpoint=best", "--steady"]
+    assert "give one of them" in fails(capsys, 2, *command, f"--explain={tmp_path / 'sheets'}")
 
 
 def fails(capsys, code, *command):

@@ -9,34 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.compilation import jit
-from jaxdeblur.ops.warp import points_inside, warp_backward
+from jaxdeblur.ops.warp import visible_in_next, warp_backward
 from jaxdeblur.types import Flow, Image, Mask, Scalars, Variables
-
-
-def visible_in_next(flow_cur_to_next: Flow, flow_next_to_cur: Flow) -> Mask:
-    """Where the current frame shows what the next one shows, too (Lai et al. 2018, "Learning Blind Video Temporal
-    Consistency", after Ruder et al. 2016).
-
-    With w the flow, w' the way back warped by it, and (u, v) = w, a pixel is left out where
-    |w + w'|^2 > 0.01 (|w|^2 + |w'|^2) + 0.5 (covered), |grad u|^2 + |grad v|^2 > 0.01 |w|^2 + 0.002 (an edge of
-    motion), or where w points out of the frame. The last is ours: the released code reads the nearest pixel inside.
-
-    Args:
-        flow_cur_to_next, flow_next_to_cur: (..., H, W, 2) in pixels.
-    """
-    back, _ = warp_backward(flow_next_to_cur, flow_cur_to_next, border="edge")
-    length, length_back = (jnp.sum(jnp.square(flow), axis=-1) for flow in (flow_cur_to_next, back))
-    covered = jnp.sum(jnp.square(flow_cur_to_next + back), axis=-1) > 0.01 * (length + length_back) + 0.5
-    down, across = (
-        jnp.sum(jnp.square(jnp.diff(flow_cur_to_next, axis=axis, append=_last(flow_cur_to_next, axis))), axis=-1)
-        for axis in (-3, -2)
-    )
-    edge = down + across > 0.01 * length + 0.002
-    return ~covered & ~edge & points_inside(flow_cur_to_next)
-
-
-def _last(flow: Flow, axis: int) -> Flow:
-    return jax.lax.slice_in_dim(flow, flow.shape[axis] - 1, None, axis=axis)
 
 
 def warping_error(current: Image, following: Image, flow_cur_to_next: Flow, visible: Mask) -> Scalars:

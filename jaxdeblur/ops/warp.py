@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxdeblur.ops.resample import sample_bilinear
+from jaxdeblur.ops.resample import sample_bicubic, sample_bilinear
 from jaxdeblur.types import Array, Border, Displacement, Features, Flow, Image, Mask, Pixels
 
 
@@ -28,6 +28,23 @@ def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[I
             "resize the flow with resize_flow first"
         )
     return sample_bilinear(image_0, *_positions(flow_1to0), border=border)
+
+
+def warp_bicubic(image_0: Image, flow_1to0: Flow) -> Image:
+    """As `warp_backward` with border "edge", but read by cubic convolution, which keeps far more of fine detail.
+
+    Args:
+        image_0: (..., H, W, C), floating.
+        flow_1to0: (..., H, W, 2) in pixels at this resolution.
+    Returns:
+        frame_0on1 in image_0's dtype; `points_inside` says where it was seen.
+    """
+    if image_0.shape[:-1] != flow_1to0.shape[:-1]:
+        raise ValueError(
+            f"flow_1to0 has leading axes, height, width {flow_1to0.shape[:-1]} but image_0 has {image_0.shape[:-1]}; "
+            "resize the flow with resize_flow first"
+        )
+    return sample_bicubic(image_0, *_positions(flow_1to0))
 
 
 def inside_weight(flow_1to0: Flow) -> Float[Array, "... _h _w"]:
@@ -56,6 +73,32 @@ def points_inside(flow_1to0: Flow) -> Mask:
     x, y = _positions(flow_1to0)
     height, width = flow_1to0.shape[-3:-1]
     return (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+
+def visible_in_next(flow_cur_to_next: Flow, flow_next_to_cur: Flow) -> Mask:
+    """Where the current frame shows what the next one shows, too (Lai et al. 2018, "Learning Blind Video Temporal
+    Consistency", after Ruder et al. 2016).
+
+    With w the flow, w' the way back warped by it, and (u, v) = w, a pixel is left out where
+    |w + w'|^2 > 0.01 (|w|^2 + |w'|^2) + 0.5 (covered), |grad u|^2 + |grad v|^2 > 0.01 |w|^2 + 0.002 (an edge of
+    motion), or where w points out of the frame. The last is ours: the released code reads the nearest pixel inside.
+
+    Args:
+        flow_cur_to_next, flow_next_to_cur: (..., H, W, 2) in pixels.
+    """
+    back, _ = warp_backward(flow_next_to_cur, flow_cur_to_next, border="edge")
+    length, length_back = (jnp.sum(jnp.square(flow), axis=-1) for flow in (flow_cur_to_next, back))
+    covered = jnp.sum(jnp.square(flow_cur_to_next + back), axis=-1) > 0.01 * (length + length_back) + 0.5
+    down, across = (
+        jnp.sum(jnp.square(jnp.diff(flow_cur_to_next, axis=axis, append=_last(flow_cur_to_next, axis))), axis=-1)
+        for axis in (-3, -2)
+    )
+    edge = down + across > 0.01 * length + 0.002
+    return ~covered & ~edge & points_inside(flow_cur_to_next)
+
+
+def _last(flow: Flow, axis: int) -> Flow:
+    return jax.lax.slice_in_dim(flow, flow.shape[axis] - 1, None, axis=axis)
 
 
 def _positions(flow_1to0: Flow) -> tuple[jax.Array, jax.Array]:

@@ -29,6 +29,8 @@ MODELS = {
     "dbn": {"width": 1 / 32},
     "deblurgan": {"width": 1 / 32, "blocks": 1},
     "nafnet32": {"width": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "training_px": 32},
+    "maxim": {"stages": 2, "features": 4, "groups": 1, "bottleneck_blocks": 1},
+    "estrnn": {"features": 4, "blocks": 1},
 }
 
 

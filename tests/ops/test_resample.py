@@ -22,6 +22,7 @@ from jaxdeblur.ops.resample import (
     pad_to_multiple,
     pixel_shuffle,
     resize_bilinear,
+    sample_bicubic,
     sample_bilinear,
     shrink_bilinear,
     unpad,
@@ -388,3 +389,49 @@ def test_pixel_shuffle_is_pytorchs(factor):
 def test_pixel_shuffle_refuses_other_channels():
     with pytest.raises(ValueError, match=r"6 channels are no multiple of 2\^2"):
         pixel_shuffle(np.zeros((1, 2, 2, 6), np.float32), 2)
+
+
+def keys_kernel(distance):
+    """Keys 1981, Eq. 15."""
+    s = abs(distance)
+    if s < 1:
+        return 1.5 * s**3 - 2.5 * s**2 + 1
+    return -0.5 * s**3 + 2.5 * s**2 - 4 * s + 2 if s < 2 else 0.0
+
+
+def bicubic_oracle(image, x, y):
+    height, width, channels = image.shape
+    out = np.zeros((*x.shape, channels))
+    for index in np.ndindex(x.shape):
+        px, py = min(max(float(x[index]), 0.0), width - 1.0), min(max(float(y[index]), 0.0), height - 1.0)
+        for row in range(int(py) - 1, int(py) + 3):
+            for column in range(int(px) - 1, int(px) + 3):
+                pixel = image[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+                out[index] += keys_kernel(px - column) * keys_kernel(py - row) * pixel
+    return out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (2, 3), (5, 7)])
+@given(seed=SEEDS)
+def test_bicubic_samples_equal_the_oracle(size, whole, seed):
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((*size, 2)).astype(np.float32)
+    x, y = (rng.uniform(-3, side + 2, (3, 4)).astype(np.float32) for side in (size[1], size[0]))
+    if whole:
+        x, y = np.round(x), np.round(y)
+    sampled = jax.jit(sample_bicubic)(image, x, y)
+    np.testing.assert_allclose(sampled, bicubic_oracle(image.astype(np.float64), x, y), atol=5e-6)
+    np.testing.assert_allclose(sampled, sample_bicubic(image, x, y), atol=2e-6)
+
+
+def test_bicubic_samples_keep_leading_axes_and_types():
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(size=(2, 3, 5, 6, 1)), jnp.bfloat16)
+    x, y = (jnp.asarray(rng.uniform(0, 4, (2, 3, 4, 4)), jnp.float32) for _ in range(2))
+    sampled = sample_bicubic(images, x, y)
+    assert sampled.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(sampled[1, 2], sample_bicubic(images[1, 2], x[1, 2], y[1, 2]))
+    assert np.all(np.isfinite(sample_bicubic(images, x.at[0].set(np.nan), y)))
+    with pytest.raises(ValueError, match="leading axes"):
+        sample_bicubic(images, x[0], y[0])

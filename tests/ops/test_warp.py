@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdeblur.ops.resample import BORDERS
-from jaxdeblur.ops.warp import inside_weight, points_inside, warp_backward, warp_blocks
+from jaxdeblur.ops.warp import (
+    inside_weight,
+    points_inside,
+    visible_in_next,
+    warp_backward,
+    warp_bicubic,
+    warp_blocks,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -247,3 +254,64 @@ def test_points_inside_is_half_open():
     flow[0, 0], flow[0, 1], flow[0, 2] = (-0.01, 0), (1.99, 0), (1, 0)
     flow[1, 0], flow[1, 1], flow[1, 2] = (0, 0.99), (0, 1), (np.nan, 0)
     np.testing.assert_array_equal(points_inside(flow), [[False, True, False], [True, False, False]])
+
+
+def test_bicubic_warping_reads_where_the_flow_points():
+    """A quadratic surface, which cubic convolution reproduces away from the border."""
+    y, x = np.mgrid[:12.0, :14.0].astype(np.float32)
+
+    def surface(x, y):
+        return np.stack([0.1 * x * x - 0.2 * x * y + y, 3 + x - 0.05 * y * y], axis=-1)
+
+    flow = np.broadcast_to(np.float32([1.3, -0.6]), (12, 14, 2))
+    out = np.asarray(warp_bicubic(surface(x, y), flow))
+    np.testing.assert_allclose(out[3:-3, 3:-3], surface(x + 1.3, y - 0.6)[3:-3, 3:-3], atol=2e-5)
+    with pytest.raises(ValueError, match="resize the flow"):
+        warp_bicubic(surface(x, y), flow[:-1])
+
+
+def visible_oracle(flow, back):
+    """Lai et al.'s conditions pixel by pixel; bilinear reading of the way back, borders repeated."""
+    height, width, _ = flow.shape
+    visible = np.zeros((height, width), bool)
+
+    def read(y, x):
+        y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+        top, left = int(np.floor(y)), int(np.floor(x))
+        down, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        a, b = y - top, x - left
+        upper = (1 - b) * back[top, left] + b * back[top, right]
+        return (1 - a) * upper + a * ((1 - b) * back[down, left] + b * back[down, right])
+
+    for y, x in np.ndindex(height, width):
+        u, v = flow[y, x]
+        there = read(y + v, x + u)
+        length = u * u + v * v
+        covered = np.sum((flow[y, x] + there) ** 2) > 0.01 * (length + np.sum(there**2)) + 0.5
+        to_right = flow[y, min(x + 1, width - 1)] - flow[y, x]
+        to_below = flow[min(y + 1, height - 1), x] - flow[y, x]
+        edge = np.sum(to_right**2) + np.sum(to_below**2) > 0.01 * length + 0.002
+        visible[y, x] = not covered and not edge and 0 <= x + u < width and 0 <= y + v < height
+    return visible
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_visible_equals_the_oracle(seed):
+    rng = np.random.default_rng(seed)
+    flow = np.repeat(np.repeat(rng.uniform(-3, 3, (3, 4, 2)), 4, 0), 4, 1) + 0.01 * rng.standard_normal((12, 16, 2))
+    back = -flow + rng.choice([0.0, 0.4, 1.5], (12, 16, 1)) * rng.standard_normal((12, 16, 2))
+    flow, back = flow.astype(np.float32), back.astype(np.float32)
+    found = np.asarray(visible_in_next(flow, back))
+    expected = visible_oracle(flow.astype(np.float64), back.astype(np.float64))
+    assert 0.1 < expected.mean() < 0.9
+    # A comparison may fall the other way where its sides are equal but for rounding.
+    assert np.mean(found != expected) < 0.01
+
+
+@pytest.mark.parametrize(("apart_px", "visible"), [(1.4, True), (1.6, False)])
+def test_how_far_the_ways_may_be_apart_grows_with_the_length_of_both(apart_px, visible):
+    """Ten pixels there, a little less back: the bound lies above what the way there alone would allow."""
+    assert 0.01 * 100 + 0.5 < 1.4**2 < 0.01 * (100 + 8.6**2) + 0.5 < 1.6**2
+    flow = np.broadcast_to(np.float32([10, 0]), (4, 30, 2))
+    back = np.broadcast_to(np.float32([apart_px - 10, 0]), (4, 30, 2))
+    assert np.all(np.asarray(visible_in_next(flow, back))[:, :20] == visible)

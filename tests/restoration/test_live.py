@@ -13,7 +13,9 @@ import pytest
 from identity_model import IdentityModel
 from tiny_video import smooth_frames
 
+from jaxdeblur.restoration.clip import restore
 from jaxdeblur.restoration.live import Delays, deblur_pipe
+from jaxdeblur.restoration.steadying import Steadied
 
 
 @contextlib.contextmanager
@@ -61,6 +63,17 @@ def test_a_frame_comes_out_when_those_it_needs_are_in(future):
         assert read(out, 10**9) == frames[len(frames) - future :].tobytes()
     assert found[0].frames_behind == future
     assert len(found[0].seconds) == 6
+
+
+def test_steadied_frames_wait_for_one_more():
+    frames = smooth_frames(5, 32, 64)  # not padded, hence as from restore
+    expected = restore(frames, Steadied(IdentityModel(future_frames=0)), {})
+    model = Steadied(IdentityModel(future_frames=0))
+    with restoring(model, raw_size=(32, 64), do_no_harm=False) as (feed, out, found):
+        feed.write(frames.tobytes())
+        feed.close()
+        assert read(out, 10**9) == expected.tobytes()
+    assert found[0].frames_behind == 1
 
 
 @pytest.mark.parametrize(
