@@ -29,7 +29,7 @@ MODELS = {
     "dbn": {"width": 1 / 32},
     "deblurgan": {"width": 1 / 32, "blocks": 1},
     "nafnet32": {"width": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "training_px": 32},
-    "maxim": {"stages": 2, "features": 4, "groups": 1, "bottleneck_blocks": 1},
+    "maxim": {"stages": 1, "features": 16, "groups": 1, "bottleneck_blocks": 1},
     "estrnn": {"features": 4, "blocks": 1},
 }
 
@@ -52,9 +52,9 @@ def model(name):
     return create_model(name, **MODELS[name])
 
 
-STILL = ("deblur_", "motion_conv", "predict_flow2")
+STILL = ("deblur_", "motion_conv", "predict_flow2", "output_1", "output_2")
 """What restored frames do not depend on, or not with a gradient: heads that are read in training only, what motion is
-matched by, the finest flow of VDFlow's own."""
+matched by, the finest flow of VDFlow's own, MAXIM's coarser pictures."""
 FLOW_NET = create_model("flownets", width=1 / 32)
 
 
