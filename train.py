@@ -19,7 +19,7 @@ from ml_collections import config_flags
 import jaxdeblur.config as parts
 from jaxdeblur import run_command
 from jaxdeblur.checkpoint import is_run_with_checkpoint
-from jaxdeblur.data.image_io import replacing
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.evaluation.pictures import stack, write_picture
 from jaxdeblur.models import initial_variables
 from jaxdeblur.objectives.reblur import ReblurObjective

@@ -33,7 +33,8 @@ from jaxdeblur.checkpoint import (
     load_model,
 )
 from jaxdeblur.compilation import jit
-from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.image_io import StrPath
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.data.scenes import SceneConfig, batch_renderer, scene_batches
 from jaxdeblur.data.unlabelled import (
     UnlabelledWindow,

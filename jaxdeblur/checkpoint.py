@@ -13,10 +13,11 @@ A checkpoint is a folder that Orbax has written, with the parameters as an item 
 A training run keeps them as <workdir>/checkpoints/<step>/.
 """
 
+import itertools
 import json
 import logging
 import math
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,12 @@ class Checkpoints:
             return
         self._manager.close()
         for folder, error in damaged:
-            aside = self.folder / f"damaged-{folder.name}"
+            aside = _free_name(self.folder / f"damaged-{folder.name}")
             logger.warning(
                 "checkpoint %s cannot be read (%s: %s); it is set aside as %s and the one before is taken",
                 folder, type(error).__name__, _first_line(error), aside.name,
             )  # fmt: skip
             if jax.process_index() == 0:
-                shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
         multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._open()
@@ -320,6 +320,12 @@ def _rank(metrics: dict[str, float]) -> float:
     """Higher is better."""
     name = next(name for name in RANKED_BY if name in metrics)
     return RANKED_BY[name] * float(metrics[name])
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that is not there."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _first_line(error: BaseException) -> str:

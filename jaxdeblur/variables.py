@@ -22,7 +22,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdeblur.cache import kept_weights
-from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.image_io import StrPath
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.models import create_model, example_inputs
 from jaxdeblur.sources import OFFICIAL, missing_weights
 from jaxdeblur.types import Array, PyTree, Variables

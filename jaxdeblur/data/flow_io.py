@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, replacing, write_image
+from jaxdeblur.data.image_io import ImageFile, StrPath, read_image, write_image
+from jaxdeblur.data.own_files import replacing
 
 FLOW_SUFFIXES = (".flo", ".png")
 

@@ -13,7 +13,6 @@ frames of an animated PNG or WebP.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import io
 import os
 import struct
@@ -32,10 +31,9 @@ from PIL import GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 from jaxdeblur.data import image_metadata
 from jaxdeblur.data.animation import png_animation, webp_animation
 from jaxdeblur.data.image_metadata import NO_METADATA, ImageMetadata
+from jaxdeblur.data.own_files import replacing
 
 StrPath = str | os.PathLike[str]
-
-_MOST_NAME_BYTES = 255
 
 # Of TIFF.
 _SUBFILE_TYPE, _SMALL_COPY = 254, 1
@@ -333,39 +331,6 @@ def _encode_animation(pages: list[ImageFile], kind: str) -> bytes:
         alike = dataclasses.replace(page, alpha=alpha, is_grey=is_grey, metadata=NO_METADATA)
         pictures.append(encode_image(alike, ".png", "a page"))
     return image_metadata.into_png(png_animation(pictures, durations_ms, size_px, loop=loop), metadata)
-
-
-@contextlib.contextmanager
-def replacing(path: StrPath) -> Iterator[Path]:
-    """Gives a temporary name beside `path`, same suffix, and moves it into place when the block ends well.
-
-    On any exception, Ctrl-C included, the temporary file is removed and `path` is as it was.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    partial = path.with_name(fitting_name(path.stem, f".partial-{os.getpid()}{path.suffix}"))
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == os.fspath(partial):
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # by the name the user knows
-        raise
-
-
-def fitting_name(name: str, ending: str, beginning: str = "") -> str:
-    """A name for a file made of another's, no longer than file systems allow: a long one is cut, and told from others
-    by some letters of its hash."""
-    whole = f"{beginning}{name}{ending}"
-    if len(os.fsencode(whole)) <= _MOST_NAME_BYTES:
-        return whole
-    told_apart = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    room = _MOST_NAME_BYTES - len(os.fsencode(f"{beginning}-{told_apart}{ending}"))
-    return f"{beginning}{os.fsencode(name)[:room].decode(errors='ignore')}-{told_apart}{ending}"
 
 
 def _read(file: io.BufferedIOBase, name: str, page: int | None) -> ImageFile:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdeblur.data.locks import lock
+from jaxdeblur.data.own_files import becoming
 from jaxdeblur.data.video_folder import (
     PACKED_FOLDER,
     SIDES,
@@ -34,6 +35,7 @@ from jaxdeblur.data.video_folder import (
 
 _FORMAT = 1
 _INDEX_FILE = "index.json"
+LOCK = ".lock"
 # Decoded frames that wait to be written; bounds the memory whatever the length of a clip.
 _FRAMES_AT_ONCE = 16
 _GIB = 2.0**30
@@ -177,21 +179,15 @@ def _size_of(path: Path) -> int:
 def _write_clip(clip: ClipFiles, folder: Path, pool: ThreadPoolExecutor) -> Iterator[int]:
     """Writes one clip; yields how many frames were written each time some were."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed; the lock keeps others out
-    partial.mkdir()
-    try:
+    with becoming(folder) as partial:  # the lock keeps others out
         # Before the frames are read: a file that changes meanwhile makes the pack stale, not wrong.
         description = _describe_sources(clip)
         for side in SIDES:
             yield from _write_array(clip, side, partial / f"{side}.npy", pool)
         description["bytes"] = {side: _size_of(partial / f"{side}.npy") for side in SIDES}
         (partial / _INDEX_FILE).write_text(json.dumps(description))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _write_array(clip: ClipFiles, side: Side, path: Path, pool: ThreadPoolExecutor) -> Iterator[int]:
@@ -241,7 +237,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock(folder / ".lock"))
+            stack.enter_context(lock(folder / LOCK))
         except BlockingIOError as error:
             raise BlockingIOError(
                 errno.EAGAIN, "another run is writing into this folder; wait until it has finished", str(folder)

@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxdeblur.data.datasets import FlowSet, VideoSet
 from jaxdeblur.data.image_io import StrPath
-from jaxdeblur.data.pack import only_writer, pack_video_folder
+from jaxdeblur.data.own_files import make_own_folder
+from jaxdeblur.data.pack import LOCK, only_writer, pack_video_folder
 from jaxdeblur.data.sources import RECORD_FILE, Item, open_source
 from jaxdeblur.data.verification import Fault, Inspection, Progress, inspect
 from jaxdeblur.version import __version__
@@ -118,7 +119,8 @@ def prepare(
             )
         staging = out.with_name(f"{out.name}.preparing")
         _check_room(found.files, staging)
-        staging.mkdir(parents=True, exist_ok=True)
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        make_own_folder(staging, LOCK, private=False)
         with only_writer(staging):
             _refuse_existing(out)  # another run may have been faster
             record: dict[str, Any] = {
@@ -137,7 +139,7 @@ def prepare(
                 pack_video_folder(staging)
             os.replace(staging / _STAGED_RECORD, staging / RECORD_FILE)
         # Windows moves no folder in which a file is open, as the lock is.
-        (staging / ".lock").unlink(missing_ok=True)
+        (staging / LOCK).unlink(missing_ok=True)
         os.replace(staging, out)
     return found
 
@@ -179,7 +181,7 @@ def _clear_unless_same(staging: Path, record: dict[str, Any]) -> None:
     if path.is_file() and path.read_text() == text:
         return
     for left in staging.iterdir():
-        if left.name != ".lock":
+        if left.name != LOCK:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     path.write_text(text)
 

@@ -16,8 +16,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ import numpy as np
 
 from jaxdeblur.compilation import jit
 from jaxdeblur.data.image_io import ImageFile, StrPath, to_u8, write_image
+from jaxdeblur.data.own_files import becoming
 from jaxdeblur.data.streams import Stream
 from jaxdeblur.data.video_folder import SIDES, alike, read_frames
 from jaxdeblur.ops.colour import Gamma, from_light, to_light
@@ -252,28 +251,43 @@ def synthesize_clip(
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     pairs = synthesize(read_frames(source), synthesis, flow=flow, seed=seed, name=str(source))
-    partial = target.with_name(f".{name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        for side in SIDES:
-            (partial / side).mkdir(parents=True)
-        around, count = -(-synthesis.reach // synthesis.interpolate), 0
-        for count, pair in enumerate(pairs, start=1):
-            frame = around + (count - 1) * synthesis.stride
-            for side, image in zip(SIDES, pair, strict=True):
-                write_image(partial / side / f"{frame:06d}.png", ImageFile(image))
-            if progress is not None:
-                progress(count, None)
-        if count == 0:
-            raise ValueError(f"{source}: is too short; one blurred frame takes {2 * around + 1} frames")
-        record: dict[str, Any] = {"source": source.name, "seed": seed, "pairs": count, **dataclasses.asdict(synthesis)}
-        (partial / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(partial, target)
+        with becoming(target) as partial:
+            count = _write_pairs(pairs, partial, synthesis, progress)
+            if count == 0:
+                around = -(-synthesis.reach // synthesis.interpolate)
+                raise ValueError(f"{source}: is too short; one blurred frame takes {2 * around + 1} frames")
+            record: dict[str, Any] = {
+                "source": source.name,
+                "seed": seed,
+                "pairs": count,
+                **dataclasses.asdict(synthesis),
+            }
+            (partial / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
     return target, count
+
+
+def _write_pairs(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    folder: Path,
+    synthesis: Synthesis,
+    progress: Callable[[int, int | None], None] | None,
+) -> int:
+    """Writes blurred and sharp frames under the numbers of the sharp ones in the source; returns how many pairs."""
+    for side in SIDES:
+        (folder / side).mkdir()
+    around, count = -(-synthesis.reach // synthesis.interpolate), 0
+    for count, pair in enumerate(pairs, start=1):
+        frame = around + (count - 1) * synthesis.stride
+        for side, image in zip(SIDES, pair, strict=True):
+            write_image(folder / side / f"{frame:06d}.png", ImageFile(image))
+        if progress is not None:
+            progress(count, None)
+    return count

@@ -26,7 +26,8 @@ from absl import logging
 from av.codec.context import Flags
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from jaxdeblur.data.image_io import ACCURATE, StrPath, replacing
+from jaxdeblur.data.image_io import ACCURATE, StrPath
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.data.stream_copy import MATROSKA, CopyPlan, CopyPlanner, StreamCopy, open_output
 from jaxdeblur.data.video_io import (
     Cut,

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ImageFile, encode_image, replacing
+from jaxdeblur.data.image_io import ImageFile, encode_image
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.evaluation.consistency import ConsistencyScore
 from jaxdeblur.evaluation.pictures import error_map, map_to_colour, sharpness_map
 from jaxdeblur.evaluation.protocols import Protocol

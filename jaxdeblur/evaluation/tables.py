@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from jaxdeblur.data.image_io import replacing
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.evaluation.protocols import Protocol
 from jaxdeblur.evaluation.scores import ClipScore
 

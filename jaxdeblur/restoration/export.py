@@ -32,7 +32,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.image_io import StrPath
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.models.windows import tile_multiple
 from jaxdeblur.restoration.clip import check_restorer, restore
 from jaxdeblur.types import BeyondEnds, Border, Clip, PyTree, Restorer, Variables

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxdeblur.data.image_io import ImageFile, StrPath, fitting_name, write_image
+from jaxdeblur.data.image_io import ImageFile, StrPath, write_image
+from jaxdeblur.data.own_files import becoming, replacing
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import (
@@ -514,20 +515,12 @@ def _move(part: Path, place: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    partial = place.with_name(fitting_name(place.name, ".partial", "."))
     with naming(place):
-        _copy_and_remove(part, partial, place)
-
-
-def _copy_and_remove(part: Path, partial: Path, place: Path) -> None:
-    try:
         if part.is_dir():
-            shutil.copytree(part, partial, dirs_exist_ok=True)
+            with becoming(place) as partial:
+                shutil.copytree(part, partial, dirs_exist_ok=True)
+            shutil.rmtree(part)
         else:
-            shutil.copy2(part, partial)
-        os.replace(partial, place)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
-        raise
-    shutil.rmtree(part) if part.is_dir() else part.unlink()
+            with replacing(place) as partial:
+                shutil.copy2(part, partial)
+            part.unlink()

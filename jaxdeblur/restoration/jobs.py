@@ -9,7 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from jaxdeblur.cache import kept_weights
-from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pictures_of_gif, fitting_name
+from jaxdeblur.data.image_io import IMAGE_KINDS, StrPath, count_pictures_of_gif
+from jaxdeblur.data.own_files import fitting_name
 from jaxdeblur.data.video_folder import is_image, list_images
 from jaxdeblur.data.video_io import Cut, DamagedVideoError, VideoFormat, VideoReader, open_input
 from jaxdeblur.data.video_writer import (

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.image_io import StrPath
 from jaxdeblur.data.locks import lock
+from jaxdeblur.data.own_files import make_own_folder, replacing
 from jaxdeblur.restoration.clip import Halfway
 from jaxdeblur.restoration.jobs import journal_folder
 from jaxdeblur.types import Variables
@@ -43,6 +44,7 @@ class Journal:
     Raises:
         ValueError: an earlier run of another task waits to be gone on with.
         BlockingIOError: another run is at work on this target.
+        FileExistsError, PermissionError: something that is not ours is in the folder's place.
         OSError: the folder cannot be made.
     """
 
@@ -61,7 +63,7 @@ class Journal:
         self._open(restart)
 
     def _open(self, restart: bool) -> None:
-        self.folder.mkdir(exist_ok=True)
+        make_own_folder(self.folder, _LOCK)
         try:
             self._lock.enter_context(lock(self.folder / _LOCK))
         except BlockingIOError as error:

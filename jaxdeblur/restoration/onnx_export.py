@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeblur.data.clips import frame_windows
-from jaxdeblur.data.image_io import StrPath, replacing
+from jaxdeblur.data.image_io import StrPath
+from jaxdeblur.data.own_files import replacing
 from jaxdeblur.restoration.clip import restore
 from jaxdeblur.restoration.export import check_difference, check_restorer
 from jaxdeblur.types import Restorer, Variables

@@ -1,12 +1,13 @@
 """What a run writes down: metrics as CSV and for TensorBoard. Both go on seamlessly when a run goes on."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from jaxdeblur.data.own_files import replacing
 
 
 class Records:
@@ -58,8 +59,6 @@ class Records:
         kept = [row for row in rows if len(row) == len(header) and (opened or int(row[0]) <= self._first_step)]
         self._opened.add(file.name)
         new = [column for column in needed if column not in header]
-        partial = file.with_name(f".{file.name}.partial")
-        with partial.open("w", newline="") as stream:
+        with replacing(file) as partial, partial.open("w", newline="") as stream:
             csv.writer(stream).writerows([[*header, *new], *([*row, *[""] * len(new)] for row in kept)])
-        os.replace(partial, file)
         return [*header[1:], *new]

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from jaxdeblur.data.image_io import ImageFile, read_image, read_rgb_u8, replacing, write_image
+from jaxdeblur.data.image_io import ImageFile, read_image, read_rgb_u8, write_image
+from jaxdeblur.data.own_files import replacing
 
 
 def png_bytes(samples, colour_type, bits=8, palette=b"", transparency=b""):
