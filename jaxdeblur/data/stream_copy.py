@@ -128,16 +128,18 @@ def open_output(path: Path, suffix: str, plan: CopyPlan) -> Any:
     # Without what differs from run to run: a program's name, random numbers of streams.
     # Sound often begins a little before the pictures, and before time 0; no reason to move everything.
     options = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}
+    # From the root on: of a name alone FFmpeg takes what stands before a colon for a protocol.
+    whole = os.path.abspath(path)
     if plan.through_tee:
         settings = ":".join(["f=matroska", *(f"{name}={value}" for name, value in options.items())])
-        name = re.sub(r"([\\'|\s\[\]])", r"\\\1", os.fspath(path))
+        name = re.sub(r"([\\'|\s\[\]])", r"\\\1", whole)
         return av.open(f"[{settings}]{name}", "w", format="tee")
     if suffix not in MATROSKA:
         options["movflags"] = "+faststart"
         options["movie_timescale"] = "90000"  # by default where streams begin is rounded to milliseconds
         if plan.keeps_all_tags or suffix == ".mov":  # what cameras write: make, model, place, date
             options["movflags"] += "+use_metadata_tags"
-    return av.open(os.fspath(path), "w", container_options=options)
+    return av.open(whole, "w", container_options=options)
 
 
 class StreamCopy:
