@@ -66,11 +66,14 @@ def becoming(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Gives a new, empty file beside `path`, same suffix, and moves it into place when the block ends well.
 
     On any exception, Ctrl-C included, the temporary file is removed and `path` is as it was.
 
+    Args:
+        durable: also write it through, first the data, then the name, so that after a power cut there is the old file
+            or the new one, whole.
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
@@ -81,7 +84,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         make_new_file(partial)
         is_made = True
         yield partial
+        if durable:
+            write_through(partial)
         os.replace(partial, path)
+        if durable:
+            write_through(path.parent)
     except BaseException as error:
         if is_made:
             with contextlib.suppress(OSError):
@@ -100,6 +107,17 @@ def fitting_name(name: str, ending: str, beginning: str = "") -> str:
     told_apart = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     room = _MOST_NAME_BYTES - len(os.fsencode(f"{beginning}-{told_apart}{ending}"))
     return f"{beginning}{os.fsencode(name)[:room].decode(errors='ignore')}-{told_apart}{ending}"
+
+
+def write_through(path: Path) -> None:
+    """Returns when a file, or a folder's list of names, is on the disk and would outlive a power cut."""
+    if path.is_dir() and os.name == "nt":  # where folders cannot be opened, and need not be
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def make_new_file(path: Path) -> None:

@@ -335,15 +335,17 @@ class VideoWriter:
             is_key=np.array([packet.is_keyframe for packet in self._packets]),
             data=np.frombuffer(b"".join(map(bytes, self._packets)), np.uint8),
         )
-        with replacing(self._segment_path(self._segments_done)) as partial, open(partial, "wb") as file:
+        with replacing(self._segment_path(self._segments_done), durable=True) as partial, open(partial, "wb") as file:
             # Through memory: on a full disk NumPy's half-written archive would complain once more when it goes.
             archive = io.BytesIO()
             np.savez(archive, **dataclasses.asdict(segment))
             file.write(archive.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
         self._segments_done += 1
         self._encoder, self._packets, self._durations = None, [], {}
+
+    def segments(self) -> Iterator[Path]:
+        """The files of those that are ended."""
+        return map(self._segment_path, range(self._segments_done))
 
     def assemble(self, path: Path) -> None:
         """Writes the video of all segments, with what is copied, to a path of the target's suffix."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxdeblur.data.image_io import ImageFile, StrPath, write_image
-from jaxdeblur.data.own_files import becoming, replacing
+from jaxdeblur.data.own_files import becoming, replacing, write_through
 from jaxdeblur.data.video_folder import list_images
 from jaxdeblur.data.video_io import Cut, TimedFrame, VideoFormat, VideoReader
 from jaxdeblur.data.video_writer import (
@@ -135,8 +135,8 @@ def deblur_video(
         }
         if restart:  # before it forgets what there is
             refuse_taken((target, compare), (explain,), overwrite=overwrite)
-        with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
-            if journal.complete is not None:
+        with Journal(target, task, restart=restart, save_every_s=save_every_s, say=say) as journal:
+            if journal.is_whole(_places(outputs, explain)):
                 return _move_all(journal, _places(outputs, explain), overwrite)
             refuse_taken((target, compare), (explain,), overwrite=overwrite)
             writers = _writers(outputs, form, journal, {"restored": source}, reader.cut, strict)
@@ -255,8 +255,8 @@ def _deblur_pictures(
 
     if restart:  # before it forgets what there is
         refuse_taken((compare, new_file), (new_folder, explain), overwrite=overwrite)
-    with Journal(target, task, restart=restart, save_every_s=save_every_s) as journal:
-        if journal.complete is not None:
+    with Journal(target, task, restart=restart, save_every_s=save_every_s, say=say) as journal:
+        if journal.is_whole(places):
             return _move_all(journal, places, overwrite)
         refuse_taken((compare, new_file), (new_folder, explain), overwrite=overwrite)
         writers = _writers(outputs, form, journal)
@@ -266,10 +266,11 @@ def _deblur_pictures(
         folder = journal.folder / _FRAMES
         folder.mkdir(exist_ok=True)
         count = _frames_done(journal)
+        written: list[Path] = []
         for image, restored in _restored(
-            pictures.frames, form, model, variables, tiling, journal, writers, explain, do_no_harm, say
+            pictures.frames, form, model, variables, tiling, journal, writers, explain, do_no_harm, say, written
         ):
-            pictures.write(folder, count, dataclasses.replace(image, rgb=restored))
+            written.append(pictures.write(folder, count, dataclasses.replace(image, rgb=restored)))
             for writer in writers.values():
                 writer.write(TimedFrame(side_by_side(image.rgb, restored), pts=count, duration=1))
             count += 1
@@ -418,12 +419,15 @@ def _restored(
     explain: StrPath | None,
     do_no_harm: bool,
     say: Callable[[str], None] | None,
+    written: list[Path] | None = None,
 ) -> Iterator[tuple[_Frame, np.ndarray]]:
     """Each frame that the journal does not have yet, as it was read and restored; saves in between.
 
     Args:
         frames_from: reads the frames from that number on.
+        written: files in the journal's folder that hold what was yielded, beside the writers'; is emptied.
     """
+    written = [] if written is None else written
     halfway, done = journal.halfway, _frames_done(journal)
     first = 0 if halfway is None else halfway.first_frame(model)
     waiting: collections.deque[_Frame] = collections.deque()
@@ -437,7 +441,9 @@ def _restored(
     def save(now: Halfway) -> None:
         for writer in writers.values():
             writer.end_segment()
-        journal.save(now)
+        segments = itertools.chain.from_iterable(writer.segments() for writer in writers.values())
+        journal.save(now, itertools.chain(written, segments))
+        written.clear()
 
     gate = Gate() if do_no_harm else None
     for restored in restore_stream(
@@ -445,7 +451,7 @@ def _restored(
         model,
         variables,
         tiling=tiling,
-        explain=_explainer(explain, journal),
+        explain=_explainer(explain, journal, written),
         halfway=halfway,
         save=save,
         save_every=segment_frames(form),
@@ -456,14 +462,16 @@ def _restored(
         say(report)
 
 
-def _explainer(folder: StrPath | None, journal: Journal) -> Explain | None:
+def _explainer(folder: StrPath | None, journal: Journal, written: list[Path]) -> Explain | None:
     if folder is None:
         return None
     partial = journal.folder / _EXPLAINED
     partial.mkdir(exist_ok=True)
 
     def write_sheet(number: int, pictures_u8: dict[str, np.ndarray]) -> None:
-        write_image(partial / f"frame_{number:06d}.png", ImageFile(contact_sheet(pictures_u8)))
+        path = partial / f"frame_{number:06d}.png"
+        write_image(path, ImageFile(contact_sheet(pictures_u8)))
+        written.append(path)
 
     return write_sheet
 
@@ -489,7 +497,7 @@ def _finish(
     """Makes whole what is there in parts, then gives all of it its name. Returns the number of frames."""
     for name, writer in writers.items():
         writer.assemble(journal.folder / outputs[name].part(name))
-    journal.set_complete(count)
+    journal.set_complete(count, [name for name in places if (journal.folder / name).exists()])
     return _move_all(journal, places, overwrite)
 
 
@@ -511,6 +519,7 @@ def _move(part: Path, place: Path) -> None:
     """There whole or not at all, also on another disk; what is moved goes last."""
     try:
         os.replace(part, place)
+        write_through(place.parent)
         return
     except OSError as error:
         if error.errno != errno.EXDEV:

@@ -76,15 +76,14 @@ class Pictures:
                 )
             yield image
 
-    def write(self, folder: Path, number: int, image: ImageFile) -> None:
-        """Writes a restored frame into a folder, or, of a file of several pages, beside it until `join`."""
+    def write(self, folder: Path, number: int, image: ImageFile) -> Path:
+        """Writes a restored frame into a folder, or, of a file of several pages, beside it until `join`. Returns the
+        file."""
         page = self.pages[number]
-        if page.pages == 1:
-            write_image(folder / self._name(page.path), self._held(image, page.path))
-            return
-        part = self._part(folder, page)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        write_image(part, self._held(image, page.path))
+        path = folder / self._name(page.path) if page.pages == 1 else self._part(folder, page)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, self._held(image, page.path))
+        return path
 
     def join(self, folder: Path) -> None:
         """Makes one file of pages that belong to one; the folder then holds what the target is to be."""

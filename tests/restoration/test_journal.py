@@ -190,18 +190,6 @@ def test_two_runs_of_one_target_do_not_meet(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("damaged", ["state.npz", "restored_000000.npz"])
-def test_damaged_notes_say_so(tmp_path, short_segments, damaged):
-    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    write_video_file(source, smooth_frames(20))
-    with pytest.raises(StoppedError):
-        deblur_video(source, target, Echo(), {}, save_every_s=0.0, progress=stopping_at(12))
-    notes = tmp_path / ".out.mp4.jaxdeblur" / damaged
-    notes.write_bytes(notes.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{damaged}: damaged.*begin anew with --restart"):
-        deblur_video(source, target, Echo(), {}, save_every_s=0.0)
-
-
 def test_what_was_settled_stays(tmp_path):
     with contextlib.suppress(StoppedError), Journal(tmp_path / "out", {"a": 1}, save_every_s=0.0) as journal:
         assert journal.settle("plan", lambda: {"tile": 3}) == {"tile": 3}
@@ -228,7 +216,7 @@ def test_other_weights_and_another_source_are_another_task(tmp_path, short_segme
 
 def test_a_folder_of_another_size_is_said_in_a_line(tmp_path):
     with contextlib.suppress(StoppedError), Journal(tmp_path / "out", {"source": ["a"] * 300}) as journal:
-        journal.set_complete(300)
+        journal.set_complete(300, [])
         raise StoppedError
     with pytest.raises(ValueError, match="another task: source changed") as caught:
         Journal(tmp_path / "out", {"source": ["b"] * 300})
