@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from jaxdeblur.printable import printable
 from jaxdeblur.version import __version__
 
 DEFAULT = "default"
@@ -452,7 +453,7 @@ def _deblur(arguments: argparse.Namespace, work: _Work) -> None:
         "overwrite": arguments.overwrite,
         "memory_bytes": memory_bytes,
         "may_narrow": arguments.precision is None,
-        "say": lambda line: print(line, file=sys.stderr),
+        "say": lambda line: print(printable(line), file=sys.stderr),
     }
     _run_jobs(arguments, jobs, several, of_all, of_videos, work)
 
@@ -479,9 +480,10 @@ def _run_jobs(
             _print_error(outcome.error)
             return
         job = outcome.job
-        print(f"{job.target}: {outcome.frames} frames" + (f"; side by side: {job.compare}" if job.compare else ""))
+        beside = f"; side by side: {job.compare}" if job.compare else ""
+        print(printable(f"{job.target}: {outcome.frames} frames{beside}"))
         if job.explain:
-            print(f"{job.explain}: a sheet a frame")
+            print(printable(f"{job.explain}: a sheet a frame"))
 
     if not several:
         for job in jobs:
@@ -514,7 +516,7 @@ def _deblur_pipe(arguments: argparse.Namespace, work: _Work) -> None:
     model, variables = _load_restorer(arguments)
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
     with (
         open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as source,
@@ -585,7 +587,7 @@ def _print_summary(outcomes: Sequence[Any]) -> None:
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for outcome in outcomes:
         state = "failed" if outcome.error else "done"
-        table.add_row(escape(str(outcome.job.source)), str(outcome.frames), f"{outcome.seconds:.1f}", state)
+        table.add_row(escape(printable(str(outcome.job.source))), str(outcome.frames), f"{outcome.seconds:.1f}", state)
     Console(highlight=False).print(table)
 
 
@@ -736,7 +738,7 @@ def _saliency(arguments: argparse.Namespace, work: _Work) -> None:
         each = {"before": before, "after": variables}
     picture = saliency_of_frame(arguments.source, model, each, frame=arguments.frame, region_px=region_px)
     write_image(arguments.target, ImageFile(picture))
-    print(f"{arguments.target}: {', '.join(each)}")
+    print(printable(f"{arguments.target}: {', '.join(each)}"))
 
 
 def _export(arguments: argparse.Namespace, work: _Work) -> None:
@@ -751,7 +753,7 @@ def _export(arguments: argparse.Namespace, work: _Work) -> None:
 
         saved = load_config(find_checkpoint(arguments.checkpoint))["model"]
         save_weights(target, saved, load_model(arguments.checkpoint)[1])
-        print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {saved['name']}")
+        print(printable(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {saved['name']}"))
         return
     from jaxdeblur.restoration.export import PLATFORMS, TOLERANCE, DifferentResultsError, export_model
     from jaxdeblur.restoration.onnx_export import export_onnx
@@ -768,7 +770,7 @@ def _export(arguments: argparse.Namespace, work: _Work) -> None:
         work.has_begun = True
         raise
     serves = f"frames of {arguments.size}" if size_px is not None else ", ".join(platforms)
-    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, for {serves}")
+    print(printable(f"{target}: {target.stat().st_size / 1e6:.2f} MB, for {serves}"))
     if difference is None:
         print("not compared with the model, since this machine is none of these")
     else:
@@ -805,7 +807,7 @@ def _refuse_unexportable(arguments: argparse.Namespace) -> None:
 def _pack(arguments: argparse.Namespace, work: _Work) -> None:
     from jaxdeblur.data.pack import pack_video_folder
 
-    print(pack_video_folder(arguments.folder, out=arguments.out))
+    print(printable(str(pack_video_folder(arguments.folder, out=arguments.out))))
 
 
 def _names(text: str) -> list[str]:
@@ -870,7 +872,7 @@ def _prepare(arguments: argparse.Namespace, work: _Work) -> None:
     with _listing_faults(), _progress_bar("verifying, gathering", work, unit="files") as progress:
         found = prepare(dataset, arguments.sources, out, packed=packed, progress=progress, **_which(arguments))
     print(*found.counts, sep="\n")
-    print(f"{out}: {dataset.title}")
+    print(printable(f"{out}: {dataset.title}"))
 
 
 @contextlib.contextmanager
@@ -936,7 +938,11 @@ def _synthesize(arguments: argparse.Namespace, work: _Work) -> None:
             progress=progress,
         )
     averaged = 2 * synthesis.reach + 1
-    print(f"{target}: {count} pairs, each blurred frame of {averaged} {'sub-' * (synthesis.interpolate > 1)}frames")
+    print(
+        printable(
+            f"{target}: {count} pairs, each blurred frame of {averaged} {'sub-' * (synthesis.interpolate > 1)}frames"
+        )
+    )
 
 
 def _gamma(text: str | None) -> Any:
@@ -958,7 +964,7 @@ def _scenes(arguments: argparse.Namespace, work: _Work) -> None:
     write_video_folder(
         arguments.folder, arguments.split, arguments.clips, arguments.seed, config, photographs=photographs
     )
-    print(f"{arguments.folder / arguments.split}: {arguments.clips} clips")
+    print(printable(f"{arguments.folder / arguments.split}: {arguments.clips} clips"))
 
 
 def _models(arguments: argparse.Namespace, work: _Work) -> None:
@@ -1028,10 +1034,10 @@ def _convert(arguments: argparse.Namespace, work: _Work) -> None:
     variables = read_weights(arguments.name, arguments.file)
     if arguments.target is None:
         kept = keep_weights(arguments.name, variables)
-        print(f"{kept}: {arguments.name}; use it as --checkpoint={arguments.name}")
+        print(printable(f"{kept}: {arguments.name}; use it as --checkpoint={arguments.name}"))
         return
     save_model(arguments.target, name=arguments.name, options={}, variables=variables)
-    print(f"{arguments.target}: {arguments.name}")
+    print(printable(f"{arguments.target}: {arguments.name}"))
 
 
 @contextlib.contextmanager
@@ -1056,7 +1062,7 @@ def _progress_bar(title: str, work: _Work, unit: str = "frames") -> Iterator[Any
     )
     console = Console(stderr=True)
     bar = Progress(*columns, console=console)
-    task = bar.add_task(escape(title), total=None)
+    task = bar.add_task(escape(printable(title)), total=None)
     begun = False
 
     def progress(done: int, total: int | None) -> None:
@@ -1081,7 +1087,7 @@ def _progress_bar(title: str, work: _Work, unit: str = "frames") -> Iterator[Any
 def _print_error(error: BaseException) -> None:
     """In one line, whatever the names of files hold."""
     text = " ".join(str(error).split()) or type(error).__name__
-    print(f"jaxdeblur: error: {text}", file=sys.stderr)
+    print(f"jaxdeblur: error: {printable(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

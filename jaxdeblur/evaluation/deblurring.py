@@ -28,6 +28,7 @@ from jaxdeblur.evaluation.scores import (
     score_clip,
 )
 from jaxdeblur.evaluation.tables import table, write_csv, write_json
+from jaxdeblur.printable import printable
 from jaxdeblur.restoration.clip import restore
 from jaxdeblur.types import Variables
 
@@ -192,7 +193,7 @@ def _write(
         path = out / f"{example.word}.png"
         write_picture(path, strip(list(example.images.values())))
         said = f"{example.word}: {example.clip} frame {example.frame}, {example.score}: {path}"
-        console.print(said, markup=False)
+        console.print(printable(said), markup=False)
     console.print(f"{out / 'scores.json'}, {out / 'scores.csv'}")
 
 
@@ -229,6 +230,6 @@ def _flicker_table(scores: list[ConsistencyScore]) -> Table:
     for score in scores:
         cells = (f"{value:.3f}" for value in (score.blurred, score.restored, score.sharp))
         result.add_row(
-            escape(score.clip), str(score.pairs), *cells, end_section=len(scores) > 1 and score is scores[-2]
+            escape(printable(score.clip)), str(score.pairs), *cells, end_section=len(scores) > 1 and score is scores[-2]
         )
     return result

@@ -11,6 +11,7 @@ from rich.table import Table
 from jaxdeblur.data.own_files import replacing
 from jaxdeblur.evaluation.protocols import Protocol
 from jaxdeblur.evaluation.scores import ClipScore
+from jaxdeblur.printable import printable
 
 
 def table(rows: list[ClipScore], protocol: Protocol, *, title: str, restored: bool = True) -> Table:
@@ -54,8 +55,8 @@ def columns_of(row: ClipScore) -> dict[str, str]:
 
 
 def label(clip: str, protocol: Protocol) -> str:
-    """A clip's name, with its number where the papers' tables number it."""
-    return f"{protocol.order.index(clip) + 1} {clip}" if clip in protocol.order else clip
+    """A clip's name, printable, with its number where the papers' tables number it."""
+    return f"{protocol.order.index(clip) + 1} {clip}" if clip in protocol.order else printable(clip)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -64,8 +65,15 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A line a row, under a line of the first row's names."""
+    """A line a row, under a line of the first row's names.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     with replacing(path) as partial, partial.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
+
+
+def _as_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

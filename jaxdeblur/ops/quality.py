@@ -30,7 +30,8 @@ def structural_similarity(
 ) -> jax.Array:
     """Wang et al. 2004, equation 13, for any local mean.
 
-    ((2 mx my + C1)(2 sxy + C2)) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2)), C1 = (0.01 peak)^2, C2 = (0.03 peak)^2.
+    ((2 mx my + C1)(2 sxy + C2)) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2)), C1 = (0.01 peak)^2, C2 = (0.03 peak)^2; and
+    no more than 1, which rounding alone can exceed.
 
     Args:
         mean: weighted mean over a window around each position.
@@ -42,9 +43,10 @@ def structural_similarity(
     variance_y = covariance_scale * (mean(y * y) - mean_y * mean_y)
     covariance = covariance_scale * (mean(x * y) - mean_x * mean_y)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    return ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     )
+    return jnp.minimum(similarity, 1.0)
 
 
 def window_mean(taps: Sequence[float] | np.ndarray, axes: Sequence[int] = (-3, -2)) -> Callable[[jax.Array], jax.Array]:

@@ -185,3 +185,17 @@ def test_names_are_printed_as_they_are(folders, capsys):
     (folders / "nowhere").write_text("a file")
     assert cli.main(["score", str(folders / "results"), str(folders / "truth"), f"--html={missing}"]) == 2
     assert "partial" not in capsys.readouterr().err
+
+
+def test_names_steer_neither_terminals_nor_spreadsheets(folders, capsys):
+    name = "=1+1\x1b[2J\u202egnp"
+    for side in ("truth", "results"):
+        (folders / side / "a").rename(folders / side / name)
+    assert cli.main(["score", str(folders / "results"), str(folders / "truth"), f"--out={folders / 'out'}"]) == 0
+    printed = capsys.readouterr()
+    assert "\x1b[2J" not in printed.out + printed.err
+    assert "\u202e" not in printed.out + printed.err
+    with (folders / "out" / "scores.csv").open(newline="") as stream:
+        assert sorted(row["clip"] for row in csv.DictReader(stream)) == [f"'{name}", "b", "mean"]
+    assert cli.main(["score", str(folders / "results" / f"{name}x"), str(folders / "truth")]) == 2
+    assert r"=1+1\x1b[2J\u202egnpx" in capsys.readouterr().err

@@ -110,3 +110,10 @@ def test_gradients():
     assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(jitted_ssim(x, image)))(image)))
     flat = np.zeros((6, 7, 1), np.float32)
     assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(jitted_ssim(x, flat)))(flat)))
+
+
+def test_similarity_is_at_most_one():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image = (rng.integers(0, 256, (24, 31, 3)) / 255).astype(np.float32)
+        assert float(ssim(image, image)) <= 1
