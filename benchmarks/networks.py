@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.accelerator_cases import drawn_network
-from benchmarks.real_clips import Clip, add_singles_option, middle, read_clips, restored
+from benchmarks.real_clips import Clip, add_clips_option, add_singles_option, read_clips, restored
 from benchmarks.restoration import first_carry, frame_step
 from jaxdeblur.checkpoint import load_model
 from jaxdeblur.data.image_io import ImageFile, write_image
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--checkpoints", default="default,maxim")
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--clips", default="", help="some of PAIRS; default: all")
+    add_clips_option(parser)
     add_singles_option(parser)
     parser.add_argument("--out", type=Path, help="folder for a picture")
     parser.add_argument("--output", type=Path, help="write the table to this Markdown file")
@@ -208,12 +208,8 @@ def _flicker(clip: Clip, found: np.ndarray) -> ConsistencyScore:
 
 
 def _clips(arguments: argparse.Namespace) -> list[Clip]:
-    chosen = arguments.clips.split(",") if arguments.clips else None
-    return [
-        middle(clip, arguments.side)
-        for clip in read_clips(Path(arguments.names[0]), arguments.singles.split(","))
-        if chosen is None or clip.name in chosen
-    ]
+    singles = arguments.singles.split(",")
+    return list(read_clips(Path(arguments.names[0]), singles, arguments.clips, arguments.side))
 
 
 def _psnr_db(image_u8: np.ndarray, truth_u8: np.ndarray) -> float:

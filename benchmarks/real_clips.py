@@ -41,20 +41,28 @@ def add_singles_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--singles", default="gopro_singles", help="clips whose frames do not belong together")
 
 
-def read_clips(pairs: Path, singles: Sequence[str]) -> Iterator[Clip]:
+def add_clips_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clips", default="", help="some of PAIRS; default: all")
+
+
+def read_clips(pairs: Path, singles: Sequence[str], chosen: str = "", side: int | None = None) -> Iterator[Clip]:
+    """All clips, or those of these names, with commas between; whole, or the middle side x side pixels."""
     for folder in sorted(folder for folder in pairs.iterdir() if (folder / "sharp").is_dir()):
+        if chosen and folder.name not in chosen.split(","):
+            continue
         paths = list_images(folder / "blur")
         truths = [folder / "sharp" / path.name for path in paths]
-        yield Clip(
+        clip = Clip(
             name=folder.name,
             blurred=np.stack([read_rgb_u8(path) for path in paths]),
             has_truth=[truth.exists() for truth in truths],
             sharp=np.stack([read_rgb_u8(truth) for truth in truths if truth.exists()]),
             alone=folder.name in singles,
         )
+        yield clip if side is None else _middle(clip, side)
 
 
-def middle(clip: Clip, side: int) -> Clip:
+def _middle(clip: Clip, side: int) -> Clip:
     """The middle side x side pixels of every frame; of smaller frames all there is."""
     height, width = clip.blurred.shape[1:3]
     rows, columns = min(side, height), min(side, width)

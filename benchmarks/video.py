@@ -34,9 +34,9 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.real_clips import (
+    add_clips_option,
     add_singles_option,
     first_frames,
-    middle,
     nearness_db,
     print_sharp_videos,
     read_clips,
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--checkpoint")
     parser.add_argument("--pairs", type=Path)
     add_singles_option(parser)
-    parser.add_argument("--clips", default="", help="some of PAIRS; default: all")
+    add_clips_option(parser)
     parser.add_argument("--middle", type=int, metavar="PX", help="look at the middle PX x PX pixels of the pairs alone")
     parser.add_argument("--size", default="3840x2160", help="width x height")
     parser.add_argument("--sizes", default="640x360,1280x720")
@@ -224,11 +224,7 @@ def _gate(arguments: argparse.Namespace) -> None:
             "| of sharp frames | against themselves, dB | with the gate | share |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
-        for clip in read_clips(arguments.pairs, arguments.singles.split(",")):
-            if arguments.clips and clip.name not in arguments.clips.split(","):
-                continue
-            if arguments.middle is not None:
-                clip = middle(clip, arguments.middle)
+        for clip in read_clips(arguments.pairs, arguments.singles.split(","), arguments.clips, arguments.middle):
             known = np.array(clip.has_truth)
             of_blurred = restored(clip.blurred, model, variables, alone=clip.alone)
             of_sharp = restored(clip.sharp, model, variables, alone=clip.alone)

@@ -883,7 +883,7 @@ def _listing_faults() -> Iterator[None]:
         yield
     except FaultsFoundError as error:
         for fault in error.faults:
-            print(f"{fault.kind}: {fault}")
+            print(printable(f"{fault.kind}: {fault}"))
         if any(fault.is_a_judgement for fault in error.faults):
             print("(if the frames of a clip do show what they should, name it with --trust)")
         raise

@@ -6,6 +6,7 @@ not plainly ours is refused, and neither followed nor emptied nor removed.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -34,8 +35,9 @@ def make_own_folder(folder: Path, marker: str, *, private: bool = True) -> None:
         os.mkdir(folder, 0o700 if private else 0o777)
     except FileExistsError:
         _refuse_strange(folder, marker)
-        if private and os.name == "posix":
-            os.chmod(folder, 0o700)
+        if private:
+            with contextlib.suppress(OSError):  # a file system without permissions
+                os.chmod(folder, 0o700)
 
 
 @contextlib.contextmanager
@@ -55,11 +57,10 @@ def becoming(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial)
     os.mkdir(partial)
     try:
-        marker = partial / _BEGUN
-        make_new_file(marker)
+        (partial / _BEGUN).touch()
         yield partial
-        marker.unlink()
         os.replace(partial, target)
+        (target / _BEGUN).unlink()  # not before: without it what a killed run leaves would be taken for another's
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -81,7 +82,7 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = False) -> Iterato
     partial = path.with_name(fitting_name(path.stem, f".partial-{secrets.token_hex(4)}{path.suffix}"))
     is_made = False
     try:
-        make_new_file(partial)
+        partial.touch(exist_ok=False)  # nothing is written through a link
         is_made = True
         yield partial
         if durable:
@@ -110,23 +111,21 @@ def fitting_name(name: str, ending: str, beginning: str = "") -> str:
 
 
 def write_through(path: Path) -> None:
-    """Returns when a file, or a folder's list of names, is on the disk and would outlive a power cut."""
-    if path.is_dir() and os.name == "nt":  # where folders cannot be opened, and need not be
+    """Returns when a file, or a folder's list of names, is on the disk and would outlive a power cut.
+
+    Of folders some systems cannot do that, and some network file systems do not: then it is left to them.
+    """
+    is_folder, is_windows = path.is_dir(), os.name == "nt"
+    if is_folder and is_windows:
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
-
-
-def make_new_file(path: Path) -> None:
-    """Makes an empty file where nothing was, for whoever then opens it by its name.
-
-    Raises:
-        FileExistsError: something is there, be it a link that leads nowhere.
-    """
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
 
 
 def _refuse_strange(folder: Path, marker: str) -> None:

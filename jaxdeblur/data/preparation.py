@@ -138,9 +138,10 @@ def prepare(
             if packed:
                 pack_video_folder(staging)
             os.replace(staging / _STAGED_RECORD, staging / RECORD_FILE)
-        # Windows moves no folder in which a file is open, as the lock is.
-        (staging / LOCK).unlink(missing_ok=True)
+        # Here, since Windows moves no folder in which a file is open, as the lock is.
         os.replace(staging, out)
+        # Not before: without it what a killed run leaves would be taken for another's.
+        (out / LOCK).unlink(missing_ok=True)
     return found
 
 

@@ -252,8 +252,8 @@ def synthesize_clip(
         raise FileNotFoundError(f"{source}: no such file or folder")
     pairs = synthesize(read_frames(source), synthesis, flow=flow, seed=seed, name=str(source))
     made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with becoming(target) as partial:
             count = _write_pairs(pairs, partial, synthesis, progress)
             if count == 0:

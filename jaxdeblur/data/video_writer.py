@@ -323,10 +323,10 @@ class VideoWriter:
         picture = to_picture(frame, self._format, self._encoding.pixel_format, self._reformatter)
         self._packets += self._encoder.encode(picture)
 
-    def end_segment(self) -> None:
-        """Completes the file of the frames since the last segment."""
+    def end_segment(self) -> Path | None:
+        """Completes the file of the frames since the last segment, and returns it; None if there are none."""
         if not self._durations:
-            return
+            return None
         self._packets += self._encoder.encode(None)
         segment = _Segment(
             pts=np.array([packet.pts for packet in self._packets], np.int64),
@@ -335,17 +335,15 @@ class VideoWriter:
             is_key=np.array([packet.is_keyframe for packet in self._packets]),
             data=np.frombuffer(b"".join(map(bytes, self._packets)), np.uint8),
         )
-        with replacing(self._segment_path(self._segments_done), durable=True) as partial, open(partial, "wb") as file:
+        path = self._segment_path(self._segments_done)
+        with replacing(path, durable=True) as partial, open(partial, "wb") as file:
             # Through memory: on a full disk NumPy's half-written archive would complain once more when it goes.
             archive = io.BytesIO()
             np.savez(archive, **dataclasses.asdict(segment))
             file.write(archive.getbuffer())
         self._segments_done += 1
         self._encoder, self._packets, self._durations = None, [], {}
-
-    def segments(self) -> Iterator[Path]:
-        """The files of those that are ended."""
-        return map(self._segment_path, range(self._segments_done))
+        return path
 
     def assemble(self, path: Path) -> None:
         """Writes the video of all segments, with what is copied, to a path of the target's suffix."""

@@ -5,6 +5,7 @@ Images may have any range and channel count; results keep the image's dtype, wei
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,18 +39,22 @@ def sample_bilinear(
     """
     if border not in BORDERS:
         raise ValueError(f"border is {border!r}; expected one of {', '.join(BORDERS)}")
+    return _of_every_image(functools.partial(_sample_one, border), image, x_px, y_px)
+
+
+def _of_every_image(sample: Callable[..., Any], image: Array, x_px: Array, y_px: Array) -> Any:
+    """`sample` of one image (H, W, C) and positions (h, w), for all leading axes."""
     lead = image.shape[:-3]
     if x_px.shape != y_px.shape or x_px.shape[:-2] != lead:
         raise ValueError(
             f"x_px {x_px.shape} and y_px {y_px.shape} must agree and start with the image's leading axes {lead}"
         )
-    sample = _sample_one
     for _ in lead:
-        sample = jax.vmap(sample, in_axes=(0, 0, 0, None))
-    return sample(jnp.asarray(image), jnp.asarray(x_px), jnp.asarray(y_px), border)
+        sample = jax.vmap(sample)
+    return sample(jnp.asarray(image), jnp.asarray(x_px), jnp.asarray(y_px))
 
 
-def _sample_one(image: jax.Array, x: jax.Array, y: jax.Array, border: Border) -> tuple[jax.Array, jax.Array]:
+def _sample_one(border: Border, image: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     height, width, _ = image.shape
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     # NaN reads as far to the left or above; as it stands it would spread into the image, and into every gradient.
@@ -149,15 +154,7 @@ def sample_bicubic(image: Image, x_px: Float[Array, "..."], y_px: Float[Array, "
     Returns:
         (..., h, w, C) in the image's dtype.
     """
-    lead = image.shape[:-3]
-    if x_px.shape != y_px.shape or x_px.shape[:-2] != lead:
-        raise ValueError(
-            f"x_px {x_px.shape} and y_px {y_px.shape} must agree and start with the image's leading axes {lead}"
-        )
-    sample = _sample_one_bicubic
-    for _ in lead:
-        sample = jax.vmap(sample)
-    return sample(jnp.asarray(image), jnp.asarray(x_px), jnp.asarray(y_px))
+    return _of_every_image(_sample_one_bicubic, image, x_px, y_px)
 
 
 def _sample_one_bicubic(image: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -22,11 +22,7 @@ def warp_backward(image_0: Image, flow_1to0: Flow, *, border: Border) -> tuple[I
     Returns:
         frame_0on1 in image_0's dtype, and valid_0on1, True where all taps of non-zero weight lie inside.
     """
-    if image_0.shape[:-1] != flow_1to0.shape[:-1]:
-        raise ValueError(
-            f"flow_1to0 has leading axes, height, width {flow_1to0.shape[:-1]} but image_0 has {image_0.shape[:-1]}; "
-            "resize the flow with resize_flow first"
-        )
+    _refuse_another_size(image_0, flow_1to0)
     return sample_bilinear(image_0, *_positions(flow_1to0), border=border)
 
 
@@ -39,11 +35,7 @@ def warp_bicubic(image_0: Image, flow_1to0: Flow) -> Image:
     Returns:
         frame_0on1 in image_0's dtype; `points_inside` says where it was seen.
     """
-    if image_0.shape[:-1] != flow_1to0.shape[:-1]:
-        raise ValueError(
-            f"flow_1to0 has leading axes, height, width {flow_1to0.shape[:-1]} but image_0 has {image_0.shape[:-1]}; "
-            "resize the flow with resize_flow first"
-        )
+    _refuse_another_size(image_0, flow_1to0)
     return sample_bicubic(image_0, *_positions(flow_1to0))
 
 
@@ -99,6 +91,14 @@ def visible_in_next(flow_cur_to_next: Flow, flow_next_to_cur: Flow) -> Mask:
 
 def _last(flow: Flow, axis: int) -> Flow:
     return jax.lax.slice_in_dim(flow, flow.shape[axis] - 1, None, axis=axis)
+
+
+def _refuse_another_size(image_0: Image, flow_1to0: Flow) -> None:
+    if image_0.shape[:-1] != flow_1to0.shape[:-1]:
+        raise ValueError(
+            f"flow_1to0 has leading axes, height, width {flow_1to0.shape[:-1]} but image_0 has {image_0.shape[:-1]}; "
+            "resize the flow with resize_flow first"
+        )
 
 
 def _positions(flow_1to0: Flow) -> tuple[jax.Array, jax.Array]:

@@ -248,7 +248,7 @@ def _deblur_pictures(
         "crf": crf,
     }
     new_file, new_folder = (target, None) if pictures.is_file else (None, target)
-    places = _places(outputs, explain, {os.path.join(_FRAMES, pictures.result).rstrip(os.sep): target})
+    places = _places(outputs, explain, {f"{_FRAMES}/{pictures.result}".rstrip("/"): target})
 
     def first_frames(count: int) -> list[np.ndarray]:
         return [image.rgb for image in itertools.islice(pictures.frames(), count)]
@@ -425,7 +425,8 @@ def _restored(
 
     Args:
         frames_from: reads the frames from that number on.
-        written: files in the journal's folder that hold what was yielded, beside the writers'; is emptied.
+        written: files in the journal's folder that hold what was yielded; those of the writers come to it, and whenever
+            they are saved it is emptied.
     """
     written = [] if written is None else written
     halfway, done = journal.halfway, _frames_done(journal)
@@ -440,9 +441,9 @@ def _restored(
 
     def save(now: Halfway) -> None:
         for writer in writers.values():
-            writer.end_segment()
-        segments = itertools.chain.from_iterable(writer.segments() for writer in writers.values())
-        journal.save(now, itertools.chain(written, segments))
+            if (segment := writer.end_segment()) is not None:
+                written.append(segment)
+        journal.save(now, written)
         written.clear()
 
     gate = Gate() if do_no_harm else None

@@ -106,11 +106,11 @@ class Journal:
             return
         try:
             self._record = _read_record(record)
+            self.complete = self._record["complete"]
             self.halfway = _read_state(state) if state.exists() else None
         except ValueError as error:
-            self._announce(f"{error}, so that all is restored anew")
-            return
-        self.complete = self._record["complete"]
+            if self.complete is None:  # otherwise the state is not needed any more
+                self._announce(f"{error}, so that all is restored anew")
 
     def _begin(self) -> None:
         self._clear()
@@ -193,7 +193,7 @@ class Journal:
 
     def _write_record(self) -> None:
         with replacing(self.folder / _RECORD, durable=True) as partial:
-            partial.write_text(json.dumps({**self._record, "checksum": _checksum(self._record)}, indent=1))
+            partial.write_text(json.dumps({**self._record, "checksum": _checksum(self._record)}))
 
     def set_complete(self, frames: int, parts: Iterable[str]) -> None:
         """Everything is in the folder, whole; what is left is to move it to where it belongs.
@@ -202,8 +202,9 @@ class Journal:
             parts: names in the folder, of files and of folders of files.
         """
         names = [name for part in parts for name in self._files_of(part)]
-        self._write_through(names)
-        self._record["parts"] = {name: _noted(self.folder / name) for name in names}
+        known = {name: noted for name, (_, *noted) in self._record["files"].items()}
+        self._write_through(name for name in names if name not in known)
+        self._record["parts"] = {name: known.get(name) or _noted(self.folder / name) for name in names}
         self._record["complete"] = self.complete = frames
         self._write_record()
 
@@ -223,12 +224,9 @@ class Journal:
         """Notes that everything up to there is in the folder; not every time it is called.
 
         Args:
-            files: all that hold it, in the folder; those of earlier calls may be left out.
+            files: that hold what came since the last call, in the folder.
         """
-        for path in files:
-            name = path.relative_to(self.folder).as_posix()
-            if name not in self._record["files"]:
-                self._unsaved.setdefault(name, self._block_begin)
+        self._unsaved |= {path.relative_to(self.folder).as_posix(): self._block_begin for path in files}
         self._block_begin = halfway.frames_done
         if time.monotonic() - self._saved_at < self._save_every_s:
             return

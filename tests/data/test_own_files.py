@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from jaxdeblur.data import own_files
-from jaxdeblur.data.own_files import becoming, make_new_file, make_own_folder, replacing
+from jaxdeblur.data.own_files import becoming, make_own_folder, replacing
 
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
 NOBODY = 65534
@@ -103,7 +103,28 @@ def test_nothing_is_written_through_a_link(tmp_path, monkeypatch):
         partial.write_text("{}")
     assert (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "x.partial-00000000.json").is_symlink()
-    (tmp_path / "nowhere").symlink_to(tmp_path / "not there")
-    with pytest.raises(FileExistsError):
-        make_new_file(tmp_path / "nowhere")
+    (tmp_path / "y.partial-00000000.json").symlink_to(tmp_path / "not there")
+    with pytest.raises(FileExistsError), replacing(tmp_path / "y.json"):
+        pass
     assert not (tmp_path / "not there").exists()
+
+
+def test_killed_on_the_last_steps_the_next_run_goes_on(tmp_path, monkeypatch):
+    """Whatever a run that is killed around the renaming leaves, is known for ours."""
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise KilledError
+
+    monkeypatch.setattr(own_files.os, "replace", killed)
+    monkeypatch.setattr(own_files.shutil, "rmtree", lambda *_, **__: None)  # a killed process tidies nothing up
+    with pytest.raises(KilledError), becoming(tmp_path / "result") as partial:
+        (partial / "whole").touch()
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == [".result.partial"]
+    with becoming(tmp_path / "result") as partial:
+        (partial / "again").touch()
+    assert os.listdir(tmp_path) == ["result"]
+    assert os.listdir(tmp_path / "result") == ["again"]

@@ -12,7 +12,8 @@ import av
 import numpy as np
 import pytest
 from identity_model import IdentityModel
-from test_journal import Echo, StoppedError, stopping_at
+from stopping import StoppedError, stopping_at
+from test_journal import Echo
 from tiny_video import smooth_frames, sound_packets, time_stamps_s, write_video_file
 from video_summary import summary
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from identity_model import Outputs
+from stopping import StoppedError, stopping_at
 from test_steps import Remembering, SeesAll
 from tiny_video import smooth_frames, write_video_file
 
@@ -57,18 +58,6 @@ class Echo(nn.Module):
 @pytest.fixture
 def short_segments(monkeypatch):
     monkeypatch.setattr(video_writer, "SEGMENT_FRAMES", 8)
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stopping_at(count):
-    def progress(done, total):
-        if done == count:
-            raise StoppedError
-
-    return progress
 
 
 def contents(folder):

@@ -8,6 +8,7 @@ import pytest
 from identity_model import IdentityModel
 from test_clip import TinyModel, variables
 
+from jaxdeblur.models import create_model
 from jaxdeblur.ops.lucas_kanade import lucas_kanade_flow
 from jaxdeblur.ops.warp import visible_in_next, warp_bicubic
 from jaxdeblur.restoration.clip import Halfway, restore, restore_stream
@@ -133,8 +134,6 @@ def test_one_program_for_every_frame():
 
 
 def test_precision_is_the_models():
-    from jaxdeblur.models import create_model
-
     narrow = with_precision(Steadied(create_model("mtu2")), "bfloat16")
     assert isinstance(narrow, Steadied)
     assert narrow.model.config.compute_dtype == "bfloat16"

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 from identity_model import Outputs
+from stopping import StoppedError, stopping_at
 from tiny_video import smooth_frames, write_video_file
 
 from jaxdeblur.data import video_writer
@@ -37,18 +38,6 @@ class Neighbours(nn.Module):
         if self.remembers:
             restored = carry = 0.5 * carry + 0.5 * restored
         return carry, Outputs(restored)
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stopping_at(count):
-    def progress(done, total):
-        if done == count:
-            raise StoppedError
-
-    return progress
 
 
 def flipped(data):
@@ -222,6 +211,26 @@ def test_what_is_amiss_of_whole_results_is_made_anew(place, monkeypatch, kind, m
     work.run()
     assert work.results() == expected
     assert work.said
+
+
+def test_of_whole_results_the_halfway_state_is_not_needed(place, monkeypatch):
+    work = Work(place, "folder", remembers=True)
+    expected = work.expected()
+    move = files._move
+
+    def stop(*_):
+        raise StoppedError
+
+    monkeypatch.setattr(files, "_move", stop)
+    with pytest.raises(StoppedError):
+        work.run()
+    monkeypatch.setattr(files, "_move", move)
+    (work.journal / "state.npz").write_bytes(b"")
+    work.began = []
+    work.run()
+    assert work.results() == expected
+    assert not work.began
+    assert not work.said
 
 
 def test_a_power_cut_takes_nothing_that_was_noted(place, monkeypatch):
